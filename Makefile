@@ -1,0 +1,55 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := .stamps
+ENGINE_SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml
+
+.PHONY: setup demo test check laws bench wheel constraints clean
+
+setup: $(STAMPS)/package
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"recurra needs Python 3.11 or newer, got {sys.version}"'
+	$(PYTHON) -m venv $(VENV)
+
+# torch alone first: the packages that need it must not choose another build of it.
+$(STAMPS)/dependencies: constraints.txt | $(BIN)/python
+	@mkdir -p $(STAMPS)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --requirement constraints.txt
+	@touch $@
+
+# The build directory is kept, so only changed sources compile. Python sources need no rebuild.
+$(STAMPS)/package: $(STAMPS)/dependencies $(ENGINE_SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" RECURRA_REQUIRE_ENGINE=1 \
+		$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	$(BIN)/pip check
+	@touch $@
+
+demo: setup
+	$(BIN)/recurra train language-model --minutes 3 --out runs/demo
+	$(BIN)/recurra generate runs/demo
+
+test: setup
+	$(BIN)/python -m pytest -n 2
+
+check: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/python -m pytest -q tests/test_house_rules.py tests/test_boundaries.py
+
+laws: setup
+	$(BIN)/python -m pytest -n 2 tests/test_laws.py
+
+bench: setup
+	$(BIN)/recurra bench
+
+wheel: setup
+	$(BIN)/python tools/test_wheel.py
+
+constraints: setup
+	$(BIN)/python tools/freeze.py > constraints.txt
+
+clean:
+	rm -rf build dist $(STAMPS) .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,28 @@
+"""recurra: recurrent sequence models, from one equation to a deployed stream.
+
+Importing this package costs next to nothing: submodules and functions load on first use.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_SUBMODULES = ("cells", "data", "nn", "ops", "program", "tasks", "testing")
+_FUNCTIONS = {
+    "backends": "recurra.ops.select",
+    "load": "recurra.checkpoint",
+}
+
+__all__ = ["__version__", "backends", "cells", "data", "load", "nn", "ops", "program", "tasks", "testing"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _FUNCTIONS:
+        return getattr(import_module(_FUNCTIONS[name]), name)
+    if name in _SUBMODULES:
+        return import_module(f"recurra.{name}")
+    raise AttributeError(f"module 'recurra' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
