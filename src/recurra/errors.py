@@ -2,21 +2,26 @@
 
 
 class RecurraError(ValueError):
-    """An argument, a file or an equation that recurra cannot accept."""
+    """An argument, a file or an equation that recurra cannot accept.
 
+    `RecurraError("x has 4 features", expected="8 features", advice="...")` reads as one line. `got` is for values that
+    the message does not already show.
+    """
 
-class ShapeError(RecurraError):
-    """An array whose shape, dtype or device does not fit."""
-
-    def __init__(self, what: str, *, got: object, expected: object, advice: str = "") -> None:
-        super().__init__(describe(what, got=got, expected=expected, advice=advice))
+    def __init__(self, message: str, *, got: object = None, expected: str = "", advice: str = "") -> None:
+        if expected:
+            message = f"{message}: expected {expected}"
+            if got is not None:
+                message = f"{message}, got {got!r}"
+        super().__init__(f"{message}. {advice}" if advice else message)
 
 
 class ArgumentError(RecurraError):
     """A value that is not among the accepted ones."""
 
-    def __init__(self, what: str, *, got: object, expected: object, advice: str = "") -> None:
-        super().__init__(describe(what, got=got, expected=expected, advice=advice))
+
+class ShapeError(RecurraError):
+    """An array whose shape, dtype or device does not fit."""
 
 
 class CellError(RecurraError):
@@ -27,11 +32,5 @@ class FormatError(RecurraError):
     """A file that is damaged, is of another format, or was written by a newer version."""
 
 
-class BackendUnavailable(RuntimeError):  # noqa: N818 - a state of the machine, named as the report names it
+class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot run here; the message gives the reason."""
-
-
-def describe(what: str, *, got: object, expected: object, advice: str = "") -> str:
-    """One sentence for an error: `x: expected (batch, time, 8), got (4, 8). Add the time dimension.`"""
-    sentence = f"{what}: expected {expected}, got {got}."
-    return f"{sentence} {advice}" if advice else sentence
