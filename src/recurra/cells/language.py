@@ -1,0 +1,201 @@
+"""The words that a cell is written in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recurra.errors import CellError
+from recurra.program.trace import ElapsedDeclaration, OutputMark, ParameterDeclaration, StateDeclaration, apply, reduce
+from recurra.program.widths import HIDDEN, INPUT, Width
+
+
+def _gates(gates: int, kind: str) -> int:
+    if not isinstance(gates, int) or isinstance(gates, bool) or gates < 1:
+        raise CellError(f"{kind} got {gates!r} gates; expected a whole number from 1")
+    return gates
+
+
+def _width(width: str | Width | None, default: Width, count: int = 1) -> Width:
+    base = default if width is None else Width(1, width) if isinstance(width, str) else width
+    return Width(base.count * count, base.name)
+
+
+def _initial(initial: float | Sequence[float], gates: int) -> tuple[float, ...]:
+    return (float(initial),) * gates if isinstance(initial, int | float) else tuple(float(v) for v in initial)
+
+
+def Input(gates: int = 1, *, rows: str | None = None) -> ParameterDeclaration:
+    """A matrix of shape (gates * hidden, input), multiplied by x. `rows` names another width than hidden."""
+    count = _gates(gates, "Input")
+    return ParameterDeclaration("input", _width(rows, HIDDEN, count), INPUT, (0.0,) * count)
+
+
+def Recurrent(gates: int = 1, *, rows: str | None = None, columns: str | None = None) -> ParameterDeclaration:
+    """A matrix of shape (gates * hidden, hidden), multiplied by a state. `rows` and `columns` name other widths than hidden."""
+    count = _gates(gates, "Recurrent")
+    return ParameterDeclaration("recurrent", _width(rows, HIDDEN, count), _width(columns, HIDDEN), (0.0,) * count)
+
+
+def Matrix(gates: int = 1, *, rows: str, columns: str) -> ParameterDeclaration:
+    """A matrix of shape (gates * rows, columns), both widths by name, that is not recurrent (a projection, say)."""
+    count = _gates(gates, "Matrix")
+    return ParameterDeclaration("matrix", _width(rows, HIDDEN, count), _width(columns, HIDDEN), (0.0,) * count)
+
+
+def Diagonal(gates: int = 1, *, width: str | None = None, initial: float | Sequence[float] = 0.0) -> ParameterDeclaration:
+    """A vector of shape (gates * hidden,) that multiplies a state element by element: the diagonal of a recurrent matrix."""
+    count = _gates(gates, "Diagonal")
+    return ParameterDeclaration("diagonal", _width(width, HIDDEN, count), None, _initial(initial, count))
+
+
+def Bias(
+    gates: int = 1,
+    *,
+    width: str | None = None,
+    initial: float | Sequence[float] = 0.0,
+    forget: int | None = None,
+    input: int | None = None,
+) -> ParameterDeclaration:
+    """A vector of shape (gates * hidden,) that is added.
+
+    `initial` is the constant that it starts from, one or one a gate. `forget` and `input` say which gate keeps the state and which
+    gate writes it, for initialisers such as chrono (Tallec and Ollivier 2018).
+    """
+    count = _gates(gates, "Bias")
+    return ParameterDeclaration("bias", _width(width, HIDDEN, count), None, _initial(initial, count), forget, input)
+
+
+def State(width: str | Width | None = None, *, initial: float = 0.0) -> StateDeclaration:
+    """A state of another width than hidden, or one that does not start from zero."""
+    return StateDeclaration(_width(width, HIDDEN), float(initial))
+
+
+def Elapsed() -> ElapsedDeclaration:
+    """The time since the step before: a scalar a row, for cells in continuous time."""
+    return ElapsedDeclaration()
+
+
+def output(value: Any) -> OutputMark:
+    """Marks what the step puts out, where that is not its first state."""
+    return OutputMark(value)
+
+
+def sigmoid(a: Any) -> Any:
+    """1 / (1 + exp(-a))."""
+    return apply("sigmoid", a)
+
+
+def tanh(a: Any) -> Any:
+    """The hyperbolic tangent."""
+    return apply("tanh", a)
+
+
+def relu(a: Any) -> Any:
+    """max(a, 0)."""
+    return apply("relu", a)
+
+
+def exp(a: Any) -> Any:
+    """The exponential."""
+    return apply("exp", a)
+
+
+def log(a: Any) -> Any:
+    """The natural logarithm."""
+    return apply("log", a)
+
+
+def log1p(a: Any) -> Any:
+    """log(1 + a), exact near zero."""
+    return apply("log1p", a)
+
+
+def expm1(a: Any) -> Any:
+    """exp(a) - 1, exact near zero."""
+    return apply("expm1", a)
+
+
+def sqrt(a: Any) -> Any:
+    """The square root."""
+    return apply("sqrt", a)
+
+
+def rsqrt(a: Any) -> Any:
+    """1 / sqrt(a)."""
+    return apply("rsqrt", a)
+
+
+def sin(a: Any) -> Any:
+    """The sine."""
+    return apply("sin", a)
+
+
+def cos(a: Any) -> Any:
+    """The cosine."""
+    return apply("cos", a)
+
+
+def softplus(a: Any) -> Any:
+    """log(1 + exp(a))."""
+    return apply("softplus", a)
+
+
+def minimum(a: Any, b: Any) -> Any:
+    """The smaller of two values; NaN if either is NaN."""
+    return apply("minimum", a, b)
+
+
+def maximum(a: Any, b: Any) -> Any:
+    """The larger of two values; NaN if either is NaN."""
+    return apply("maximum", a, b)
+
+
+def clip(a: Any, low: float, high: float) -> Any:
+    """`a` held between two numbers."""
+    return apply("clip", a, low, high)
+
+
+def floor(a: Any) -> Any:
+    """The largest whole number not above `a`; its derivative is zero."""
+    return apply("floor", a)
+
+
+def sign(a: Any) -> Any:
+    """-1, 0 or 1; its derivative is zero."""
+    return apply("sign", a)
+
+
+def where(condition: Any, a: Any, b: Any) -> Any:
+    """`a` where the condition holds, else `b`."""
+    return apply("where", condition, a, b)
+
+
+def equal(a: Any, b: Any) -> Any:
+    """1 where two values are equal, else 0."""
+    return apply("eq", a, b)
+
+
+def stop_gradient(a: Any) -> Any:
+    """`a`, through which no gradient flows."""
+    return apply("stop_gradient", a)
+
+
+def spike(a: Any, *, slope: float = 25.0) -> Any:
+    """1 where `a` > 0, else 0. The gradient is that of the fast sigmoid, 1 / (1 + slope |a|)^2 (Zenke and Ganguli 2018)."""
+    return apply("spike", a, attribute=float(slope))
+
+
+def sum_columns(a: Any) -> Any:
+    """The sum over all columns: a scalar a row. For a group of gates, over all of them."""
+    return reduce("sum", a)
+
+
+def max_columns(a: Any) -> Any:
+    """The largest of all columns: a scalar a row."""
+    return reduce("max", a)
+
+
+def min_columns(a: Any) -> Any:
+    """The smallest of all columns: a scalar a row."""
+    return reduce("min", a)

@@ -1,0 +1,205 @@
+"""The graph of a program: nodes in order of evaluation, each made once (equal nodes are one node)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recurra.errors import CellError
+from recurra.program.operations import REDUCTIONS, TABLE
+from recurra.program.widths import SCALAR, Shape, Width
+
+LEAVES = frozenset({"input", "elapsed", "state", "parameter", "constant", "grad_output", "grad_next"})
+"""Operations that read something given. Their attribute says which one."""
+
+PRODUCTS = frozenset({"matmul", "matmul_transposed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One value: an operation, the numbers of its input nodes, its shape, and a constant that belongs to the operation."""
+
+    operation: str
+    inputs: tuple[int, ...]
+    shape: Shape
+    attribute: Any = None
+
+    @property
+    def width(self) -> Width:
+        """The width of a vector."""
+        return self.shape[0]
+
+
+class Graph:
+    """A growing list of nodes. Each method adds one operation and returns its node number.
+
+    Equal nodes are shared, arithmetic with 0 and 1 disappears, constants are folded, and taking a gate of a pointwise value becomes the
+    same operation on the gates of its inputs, so that a strip of columns is computed in one pass.
+    """
+
+    def __init__(self, nodes: Iterable[Node] = ()) -> None:
+        self.nodes: list[Node] = list(nodes)
+        self._numbers = {node: number for number, node in enumerate(self.nodes)}
+
+    def add_node(self, node: Node) -> int:
+        number = self._numbers.get(node)
+        if number is None:
+            number = len(self.nodes)
+            self.nodes.append(node)
+            self._numbers[node] = number
+        return number
+
+    def leaf(self, operation: str, shape: Shape, attribute: Any = None) -> int:
+        return self.add_node(Node(operation, (), shape, attribute))
+
+    def constant(self, value: float) -> int:
+        return self.leaf("constant", (SCALAR,), float(value))
+
+    def is_constant(self, number: int, value: float) -> bool:
+        node = self.nodes[number]
+        return node.operation == "constant" and node.attribute == value
+
+    def call(self, operation: str, *inputs: int, attribute: Any = None) -> int:
+        """A pointwise operation of the table."""
+        if all(self.nodes[i].operation == "constant" for i in inputs):
+            values = [self.nodes[i].attribute for i in inputs]
+            extra = [] if attribute is None else [attribute]
+            return self.constant(float(TABLE[operation].numpy(*values, *extra)))
+        return self.add_node(Node(operation, inputs, self._common_shape(operation, inputs), attribute))
+
+    def _common_shape(self, operation: str, inputs: Sequence[int]) -> Shape:
+        shape: Shape = (SCALAR,)
+        for i in inputs:
+            other = self.nodes[i].shape
+            if len(other) == 1 and other[0].is_scalar:
+                continue
+            if len(shape) == 1 and shape[0].is_scalar:
+                shape = other
+            elif shape != other:
+                raise CellError(
+                    f"'{operation}' got values of widths {_describe(shape)} and {_describe(other)}; expected equal widths "
+                    "(or a scalar): check the number of gates of each parameter"
+                )
+        return shape
+
+    def add(self, a: int, b: int) -> int:
+        if self.is_constant(a, 0.0):
+            return b
+        if self.is_constant(b, 0.0):
+            return a
+        return self.call("add", a, b)
+
+    def sub(self, a: int, b: int) -> int:
+        if self.is_constant(b, 0.0):
+            return a
+        if self.is_constant(a, 1.0):
+            return self.one_minus(b)
+        if self.is_constant(a, 0.0):
+            return self.neg(b)
+        return self.call("sub", a, b)
+
+    def mul(self, a: int, b: int) -> int:
+        for one, other in ((a, b), (b, a)):
+            if self.is_constant(one, 1.0):
+                return other
+            if self.is_constant(one, -1.0):
+                return self.neg(other)
+        return self.call("mul", a, b)
+
+    def neg(self, a: int) -> int:
+        node = self.nodes[a]
+        return node.inputs[0] if node.operation == "neg" else self.call("neg", a)
+
+    def one_minus(self, a: int) -> int:
+        return self.call("one_minus", a)
+
+    def gate(self, a: int, index: int) -> int:
+        """Gate `index` of a group of gates."""
+        node = self.nodes[a]
+        if node.width.count == 1:
+            return a
+        if node.operation == "join":
+            return node.inputs[index]
+        if node.operation in TABLE:
+            return self.call(node.operation, *(self.gate(i, index) for i in node.inputs), attribute=node.attribute)
+        return self.add_node(Node("gate", (a,), (node.width.unit,), index))
+
+    def join(self, parts: Sequence[int], width: Width) -> int:
+        """The inverse of taking gates: one group from its gates."""
+        first = self.nodes[parts[0]]
+        if first.operation == "gate" and all(
+            self.nodes[p] == Node("gate", first.inputs, first.shape, k) for k, p in enumerate(parts)
+        ):
+            source = self.nodes[first.inputs[0]]
+            if source.width == width:
+                return first.inputs[0]
+        return self.add_node(Node("join", tuple(parts), (width,)))
+
+    def matmul(self, matrix: int, vector: int) -> int:
+        rows, columns = self._matrix_shape(matrix, vector)
+        self._check_operand(vector, columns)
+        return self.add_node(Node("matmul", (matrix, vector), (rows,)))
+
+    def matmul_transposed(self, matrix: int, vector: int) -> int:
+        rows, columns = self._matrix_shape(matrix, vector)
+        self._check_operand(vector, rows)
+        return self.add_node(Node("matmul_transposed", (matrix, vector), (columns,)))
+
+    def _matrix_shape(self, matrix: int, vector: int) -> Shape:
+        shape = self.nodes[matrix].shape
+        if len(shape) != 2:
+            raise CellError(
+                f"'@' got {_describe(shape)} on its left; expected a matrix parameter (Input or Recurrent) there: "
+                "multiply vectors with '*'"
+            )
+        if len(self.nodes[vector].shape) != 1:
+            raise CellError("'@' got a matrix on its right; expected a vector: matrix values in a step are not supported yet")
+        return shape
+
+    def _check_operand(self, vector: int, expected: Width) -> None:
+        got = self.nodes[vector].width
+        if got != expected:
+            raise CellError(
+                f"'@' got an operand of width {got}; the matrix expects width {expected}: use Input for x, Recurrent for "
+                "a hidden state, or give the parameter other columns"
+            )
+
+    def reduce(self, operation: str, a: int) -> int:
+        """A reduction over all columns of a vector."""
+        if operation not in REDUCTIONS:
+            raise CellError(f"unknown reduction '{operation}'; expected one of {', '.join(REDUCTIONS)}")
+        if len(self.nodes[a].shape) != 1:
+            raise CellError("a reduction needs a vector; matrix values in a step are not supported yet")
+        return self.add_node(Node(operation, (a,), (SCALAR,)))
+
+    def transpose(self, a: int) -> int:
+        shape = self.nodes[a].shape
+        if len(shape) != 2:
+            raise CellError("'.T' got a vector; expected a matrix parameter")
+        return self.add_node(Node("transpose", (a,), shape[::-1]))
+
+
+def _describe(shape: Shape) -> str:
+    return " x ".join(str(width) for width in shape)
+
+
+def ancestors(nodes: Sequence[Node], roots: Iterable[int]) -> set[int]:
+    """The roots and every node that they depend on."""
+    found: set[int] = set()
+    pending = list(roots)
+    while pending:
+        number = pending.pop()
+        if number not in found:
+            found.add(number)
+            pending.extend(nodes[number].inputs)
+    return found
+
+
+def descendants(nodes: Sequence[Node], seeds: Iterable[int]) -> set[int]:
+    """The seeds and every node that depends on one of them."""
+    found = set(seeds)
+    for number, node in enumerate(nodes):
+        if any(i in found for i in node.inputs):
+            found.add(number)
+    return found

@@ -1,0 +1,191 @@
+"""A program: one step of a cell as a graph, with what it declares. It is data: it can be saved, read, checked and compiled."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from recurra.errors import FormatError
+from recurra.program.graph import LEAVES, Graph, Node, ancestors, descendants
+from recurra.program.operations import REDUCTIONS, TABLE
+from recurra.program.widths import ParameterSpec, StateSpec, Width
+
+FORMAT_VERSION = 1
+
+_STRUCTURAL = {"gate": 1, "matmul": 2, "matmul_transposed": 2, "transpose": 1}
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """The equations of one step.
+
+    `next_states` and `output` are node numbers: what each state becomes, and what the step returns. `labels` keeps the names of
+    the values as their author wrote them.
+    """
+
+    name: str
+    doc: str
+    nodes: tuple[Node, ...]
+    states: tuple[StateSpec, ...]
+    parameters: tuple[ParameterSpec, ...]
+    next_states: tuple[int, ...]
+    output: int
+    labels: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def output_width(self) -> Width:
+        return self.nodes[self.output].width
+
+    @property
+    def results(self) -> tuple[int, ...]:
+        """The next states, then the output."""
+        return (*self.next_states, self.output)
+
+    @cached_property
+    def live(self) -> frozenset[int]:
+        """The nodes that a result depends on."""
+        return frozenset(ancestors(self.nodes, self.results))
+
+    @cached_property
+    def uses_elapsed(self) -> bool:
+        return any(self.nodes[i].operation == "elapsed" for i in self.live)
+
+    @cached_property
+    def parameter_stage(self) -> tuple[int, ...]:
+        """Nodes that depend on parameters only and are read by a later stage: computed once a call, before the scan.
+
+        Parameters themselves and their gates are not in it, nor are constants.
+        """
+        varying = descendants(
+            self.nodes, (i for i, n in enumerate(self.nodes) if n.operation in LEAVES - {"parameter", "constant"})
+        )
+        fixed = {i for i in self.live if i not in varying and not self._is_plain_parameter(i)}
+        read = {j for i in self.live if i in varying for j in self.nodes[i].inputs}
+        return tuple(sorted(i for i in fixed if i in read or i in self.results))
+
+    def _is_plain_parameter(self, number: int) -> bool:
+        node = self.nodes[number]
+        return node.operation in ("parameter", "constant") or (
+            node.operation == "gate" and self.nodes[node.inputs[0]].operation == "parameter"
+        )
+
+    @cached_property
+    def classes(self) -> frozenset[str]:
+        """ "product-free" when no state is multiplied by a matrix inside the loop; "linear" when each next state is affine in
+        its own state with coefficients free of states (a delay line counts as input)."""
+        from recurra.program.classify import classify
+
+        return classify(self)
+
+    @cached_property
+    def json(self) -> str:
+        """The program as compact JSON, the same text for the same program."""
+        value = {
+            "version": FORMAT_VERSION,
+            "name": self.name,
+            "doc": self.doc,
+            "states": [[s.name, str(s.width), s.initial] for s in self.states],
+            "parameters": [
+                [p.name, p.kind, str(p.rows), None if p.columns is None else str(p.columns), list(p.initial), p.forget, p.input]
+                for p in self.parameters
+            ],
+            "nodes": [[n.operation, list(n.inputs), n.attribute] for n in self.nodes],
+            "next_states": list(self.next_states),
+            "output": self.output,
+            "labels": [list(label) for label in self.labels],
+        }
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+    def to_json(self) -> str:
+        return self.json
+
+    @classmethod
+    def from_json(cls, text: str) -> Program:
+        """Reads and verifies a program. Raises FormatError when the text is not a well-formed program."""
+        try:
+            value = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise FormatError(f"a program is not JSON: {error}") from error
+        try:
+            return _read(value)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise FormatError(f"a program is malformed: {error}; save the model again with this version") from error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self.json == other.json
+
+    def __hash__(self) -> int:
+        return hash(self.json)
+
+    def __str__(self) -> str:
+        from recurra.program.printing import describe
+
+        return describe(self)
+
+    def __repr__(self) -> str:
+        return f"<program {self.name}: {len(self.states)} states, {len(self.parameters)} parameters>"
+
+
+def _read(value: Any) -> Program:
+    if value["version"] != FORMAT_VERSION:
+        raise FormatError(f"a program has format version {value['version']}; this recurra reads version {FORMAT_VERSION}")
+    states = tuple(StateSpec(str(n), Width.parse(w), float(i)) for n, w, i in value["states"])
+    parameters = tuple(
+        ParameterSpec(str(n), k, Width.parse(r), None if c is None else Width.parse(c), tuple(map(float, i)), f, g)
+        for n, k, r, c, i, f, g in value["parameters"]
+    )
+    graph = Graph()
+    for operation, inputs, attribute in value["nodes"]:
+        number = len(graph.nodes)
+        if any(not isinstance(i, int) or not 0 <= i < number for i in inputs):
+            raise FormatError(f"node {number} ('{operation}') reads {inputs}; expected earlier nodes only")
+        if _append(graph, operation, tuple(inputs), attribute, states, parameters) != number:
+            raise FormatError(f"node {number} ('{operation}') is not in normal form")
+    results = [*value["next_states"], value["output"]]
+    if len(results) != len(states) + 1 or any(not 0 <= r < len(graph.nodes) for r in results):
+        raise FormatError("a program's results are not nodes of it")
+    for state, number in zip(states, results[:-1], strict=True):
+        if graph.nodes[number].shape != (state.width,):
+            raise FormatError(f"state '{state.name}' becomes a value of another width")
+    labels = tuple((int(i), str(name)) for i, name in value["labels"])
+    return Program(
+        str(value["name"]), str(value["doc"]), tuple(graph.nodes), states, parameters, tuple(results[:-1]), results[-1], labels
+    )
+
+
+def _append(
+    graph: Graph,
+    operation: str,
+    inputs: tuple[int, ...],
+    attribute: Any,
+    states: tuple[StateSpec, ...],
+    parameters: tuple[ParameterSpec, ...],
+) -> int:
+    """Adds a node that was read from a file, checking everything about it."""
+    if operation == "state":
+        return graph.leaf(operation, (states[_index(attribute, len(states))].width,), attribute)
+    if operation == "parameter":
+        return graph.leaf(operation, parameters[_index(attribute, len(parameters))].symbolic_shape, attribute)
+    if operation == "input":
+        return graph.leaf(operation, (Width(1, "input"),))
+    if operation in ("elapsed", "constant"):
+        return graph.leaf(operation, (Width(1),), None if operation == "elapsed" else float(attribute))
+    if operation in TABLE:
+        if len(inputs) != TABLE[operation].arity:
+            raise FormatError(f"'{operation}' has {len(inputs)} inputs; expected {TABLE[operation].arity}")
+        return graph.call(operation, *inputs, attribute=attribute)
+    if operation in REDUCTIONS:
+        return graph.reduce(operation, *inputs)
+    if operation in _STRUCTURAL and len(inputs) == _STRUCTURAL[operation]:
+        if operation == "gate":
+            return graph.gate(inputs[0], _index(attribute, graph.nodes[inputs[0]].width.count))
+        return getattr(graph, operation)(*inputs)
+    raise FormatError(f"unknown operation '{operation}' with {len(inputs)} inputs; a newer recurra may have written it")
+
+
+def _index(value: Any, count: int) -> int:
+    if not isinstance(value, int) or not 0 <= value < count:
+        raise FormatError(f"index {value!r} is out of range; expected 0 to {count - 1}")
+    return value
