@@ -1,8 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMPS := .stamps
-ENGINE_SOURCES := $(wildcard csrc/*) CMakeLists.txt pyproject.toml
+# 0 lets the set-up go on without the engine where there is no C++ compiler.
+RECURRA_REQUIRE_ENGINE ?= 1
+STAMPS := $(VENV)/stamps
+ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
 .PHONY: setup demo test check laws bench wheel constraints clean
 
@@ -21,7 +23,7 @@ $(STAMPS)/dependencies: constraints.txt | $(BIN)/python
 
 # The build directory is kept, so only changed sources compile. Python sources need no rebuild.
 $(STAMPS)/package: $(STAMPS)/dependencies $(ENGINE_SOURCES)
-	PATH="$(abspath $(BIN)):$$PATH" RECURRA_REQUIRE_ENGINE=1 \
+	PATH="$(abspath $(BIN)):$$PATH" RECURRA_REQUIRE_ENGINE=$(RECURRA_REQUIRE_ENGINE) \
 		$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 	$(BIN)/pip check
 	@touch $@
@@ -52,4 +54,4 @@ constraints: setup
 	$(BIN)/python tools/freeze.py > constraints.txt
 
 clean:
-	rm -rf build dist $(STAMPS) .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist $(STAMPS)/package .pytest_cache .ruff_cache .hypothesis

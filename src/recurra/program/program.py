@@ -53,23 +53,22 @@ class Program:
         return any(self.nodes[i].operation == "elapsed" for i in self.live)
 
     @cached_property
-    def parameter_stage(self) -> tuple[int, ...]:
-        """Nodes that depend on parameters only and are read by a later stage: computed once a call, before the scan.
+    def core_parameters(self) -> tuple[int, ...]:
+        """The nodes that depend on parameters only and are read by a later stage, in order.
 
-        Parameters themselves and their gates are not in it, nor are constants.
+        A parameter that a later stage reads as it is stands for itself; any other value (`W - W.T`, `exp(nu)`) is computed once a call,
+        before the scan, and handed to it like a parameter.
         """
         varying = descendants(
             self.nodes, (i for i, n in enumerate(self.nodes) if n.operation in LEAVES - {"parameter", "constant"})
         )
-        fixed = {i for i in self.live if i not in varying and not self._is_plain_parameter(i)}
-        read = {j for i in self.live if i in varying for j in self.nodes[i].inputs}
-        return tuple(sorted(i for i in fixed if i in read or i in self.results))
+        read = {j for i in self.live if i in varying for j in self.nodes[i].inputs if j not in varying}
+        read |= {i for i in self.results if i not in varying}
+        return tuple(sorted({self._whole(i) for i in read if self.nodes[i].operation != "constant"}))
 
-    def _is_plain_parameter(self, number: int) -> bool:
+    def _whole(self, number: int) -> int:
         node = self.nodes[number]
-        return node.operation in ("parameter", "constant") or (
-            node.operation == "gate" and self.nodes[node.inputs[0]].operation == "parameter"
-        )
+        return node.inputs[0] if node.operation == "gate" else number
 
     @cached_property
     def classes(self) -> frozenset[str]:
