@@ -1,4 +1,4 @@
-"""What an installed recurra promises: a light import, its public names, its command, and an install without a compiler."""
+"""What an installed recurra promises: a light import, its public names, its command, its build."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def test_every_public_name_loads(name: str):
 
 
 def test_an_unknown_name_says_what_there_is():
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'; it has .*backends"):
+    with pytest.raises(AttributeError, match=r"no attribute 'nonsense'; it has .*backends"):
         recurra.nonsense  # noqa: B018 - the access is what is tested
 
 
