@@ -45,8 +45,11 @@ template <class T> struct Outer {
 template <class T> double peak(double seconds) {
   using Clock = std::chrono::steady_clock;
   constexpr int chains = 12;
-  Vec<T> sum[chains], x(T(0.999)), y(T(0.001));
-  for (int i = 0; i < chains; ++i) sum[i] = Vec<T>(T(i));
+  // Volatile, or the compiler works chains out by itself.
+  volatile T factor = T(0.999), summand = T(0.001);
+  const Vec<T> x{T(factor)}, y{T(summand)};
+  Vec<T> sum[chains];
+  for (int i = 0; i < chains; ++i) sum[i] = Vec<T>(T(factor) * T(i));
   double flop = 0, elapsed = 0;
   const auto start = Clock::now();
   while (elapsed < seconds) {

@@ -131,8 +131,8 @@ template <> RECURRA_INLINE void Vec<float>::store_partial(float* p, Vec v, long 
 template <> RECURRA_INLINE void Vec<double>::store_partial(double* p, Vec v, long n) {
   _mm512_mask_storeu_pd(p, first_lanes8(n), v.raw);
 }
-RECURRA_INLINE Vec<float> sqrt_(Vec<float> v) { return Vec<float>(Types<float>::Raw(_mm512_sqrt_ps(v.raw))); }
-RECURRA_INLINE Vec<double> sqrt_(Vec<double> v) { return Vec<double>(Types<double>::Raw(_mm512_sqrt_pd(v.raw))); }
+RECURRA_INLINE Vec<float> sqrt_(Vec<float> v) { return Vec<float>(Types<float>::Raw(_mm512_maskz_sqrt_ps(0xffff, v.raw))); }
+RECURRA_INLINE Vec<double> sqrt_(Vec<double> v) { return Vec<double>(Types<double>::Raw(_mm512_maskz_sqrt_pd(0xff, v.raw))); }
 
 #else
 
