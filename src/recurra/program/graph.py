@@ -88,6 +88,9 @@ class Graph:
             return b
         if self.is_constant(b, 0.0):
             return a
+        for one, other in ((b, a), (a, b)):
+            if self.nodes[one].operation == "neg":
+                return self.sub(other, self.nodes[one].inputs[0])
         return self.call("add", a, b)
 
     def sub(self, a: int, b: int) -> int:
