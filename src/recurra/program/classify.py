@@ -20,10 +20,11 @@ def classify(program: Program) -> frozenset[str]:
 
 def _has_product_of_state(program: Program) -> bool:
     nodes = program.nodes
+    delays = _delay_lines(program)
     for number in ancestors(nodes, program.next_states):
         if nodes[number].operation in PRODUCTS:
             read = ancestors(nodes, nodes[number].inputs)
-            if any(nodes[i].operation == "state" for i in read):
+            if any(nodes[i].operation == "state" and nodes[i].attribute not in delays for i in read):
                 return True
     return False
 
