@@ -12,15 +12,15 @@ namespace recurra {
 enum class Direction { infer, train, backward };
 
 enum class Kind : int {
-    register_, constant, vector, input, elapsed, output, chunk, tape, temp, state_previous, state_next, grad_output,
-    grad_next, grad_previous, grad_input, grad_elapsed, scalar_temp, scalar_chunk, scalar_tape,
+  register_, constant, vector, input, elapsed, output, chunk, tape, temp, state_previous, state_next, grad_output,
+  grad_next, grad_previous, grad_input, grad_elapsed, scalar_temp, scalar_chunk, scalar_tape,
 };
 constexpr int kind_count = 19;
 
 enum class Opcode : int {
-    copy, add, sub, mul, div, neg, fma, fnma, one_minus, sigmoid, tanh, relu, exp, log, sqrt, rsqrt, softplus, abs,
-    minimum, maximum, clip, floor, mod, where, lt, le, gt, ge, eq, ne, sign, sigmoid_gradient, tanh_gradient, step, sin,
-    cos, log1p, expm1,
+  copy, add, sub, mul, div, neg, fma, fnma, one_minus, sigmoid, tanh, relu, exp, log, sqrt, rsqrt, softplus, abs,
+  minimum, maximum, clip, floor, mod, where, lt, le, gt, ge, eq, ne, sign, sigmoid_gradient, tanh_gradient, step, sin,
+  cos, log1p, expm1,
 };
 constexpr int opcode_count = 38;
 int opcode_arity(int opcode);
@@ -29,123 +29,123 @@ enum Section { section_pre, section_loop, section_post, section_gradients, secti
 
 // A buffer with rows. TAPE has one source a field, the scalar kinds share the source of the buffer that they read.
 struct Source {
-    Kind kind;
-    int index;
-    long columns;
-    long field;  // TAPE: the field's first column on the tape, else 0
+  Kind kind;
+  int index;
+  long columns;
+  long field;  // TAPE: the field's first column on the tape, else 0
 };
 
 // Columns of a row of a source, from `offset`.
 struct Reference {
-    int source = -1;
-    long offset = 0;
+  int source = -1;
+  long offset = 0;
 };
 
 enum class Mode : int { register_, constant, row, scalar };
 
 struct PointwiseOperand {
-    Mode mode;
-    int index;  // register or constant
-    Reference reference;
-    bool written;
+  Mode mode;
+  int index;  // register or constant
+  Reference reference;
+  bool written;
 };
 
 struct Instruction {
-    std::int16_t opcode, destination, a, b, c;
+  std::int16_t opcode, destination, a, b, c;
 };
 
 struct PointwisePhase {
-    long width;
-    std::vector<PointwiseOperand> operands;
-    std::vector<Instruction> instructions;
+  long width;
+  std::vector<PointwiseOperand> operands;
+  std::vector<Instruction> instructions;
 };
 
 struct Segment {
-    Reference reference;
-    long length, begin;
+  Reference reference;
+  long length, begin;
 };
 
 struct Block {
-    long begin, count;
-    Reference destination, init;  // init.source -1: none
-    bool writes_grad_input;
-    int pack;  // index into Plan::packs
+  long begin, count;
+  Reference destination, init;  // init.source -1: none
+  bool writes_grad_input;
+  int pack;  // index into Plan::packs
 };
 
 struct ProductPhase {
-    int parameter;
-    bool transposed;
-    long n, k;  // of the matrix as it is used: n results from k values
-    std::vector<Segment> segments;
-    std::vector<Block> blocks;
+  int parameter;
+  bool transposed;
+  long n, k;  // of the matrix as it is used: n results from k values
+  std::vector<Segment> segments;
+  std::vector<Block> blocks;
 };
 
 struct ReducePhase {
-    int operation;
-    Reference source, destination;
-    long length;
+  int operation;
+  Reference source, destination;
+  long length;
 };
 
 struct OuterPhase {
-    int parameter;
-    std::vector<Segment> a, b;
+  int parameter;
+  std::vector<Segment> a, b;
 };
 
 struct RowsumPhase {
-    int parameter;
-    Segment segment;
+  int parameter;
+  Segment segment;
 };
 
 enum class PhaseType : int { pointwise, product, reduce, outer, rowsum };
 
 struct Phase {
-    PhaseType type;
-    int index;  // into the plan's list of that type
+  PhaseType type;
+  int index;  // into the plan's list of that type
 };
 
 // Rows [begin, begin + count) of a matrix, packed for products once a call whichever phases use it.
 struct Pack {
-    int parameter;
-    bool transposed;
-    long begin, count, k;
-    bool operator==(const Pack& other) const {
-        return parameter == other.parameter && transposed == other.transposed && begin == other.begin &&
-               count == other.count;
-    }
+  int parameter;
+  bool transposed;
+  long begin, count, k;
+  bool operator==(const Pack& other) const {
+    return parameter == other.parameter && transposed == other.transposed && begin == other.begin &&
+       count == other.count;
+  }
 };
 
 struct Parameter {
-    long rows, columns;  // columns 0: a vector
+  long rows, columns;  // columns 0: a vector
 };
 
 struct State {
-    long columns, tape_offset;
-    int initial;
-    bool gradient_written;  // GRAD_PREVIOUS is computed; else it is zero
+  long columns, tape_offset;
+  int initial;
+  bool gradient_written;  // GRAD_PREVIOUS is computed; else it is zero
 };
 
 struct Plan {
-    Direction direction;
-    long input_columns, output_columns, tape_columns;
-    int register_count;
-    std::vector<double> constants;
-    std::vector<Parameter> parameters;
-    std::vector<State> states;
-    std::vector<long> chunks, temps;
-    std::vector<Source> sources;
-    std::array<std::vector<int>, section_count> section_sources;
-    std::array<std::vector<Phase>, section_count> sections;
-    std::vector<PointwisePhase> pointwise;
-    std::vector<ProductPhase> products;
-    std::vector<ReducePhase> reduces;
-    std::vector<OuterPhase> outers;
-    std::vector<RowsumPhase> rowsums;
-    std::vector<Pack> packs;
-    bool uses_elapsed, writes_grad_input, writes_grad_elapsed;
-    double row_cost;  // floating point operations a row, roughly
+  Direction direction;
+  long input_columns, output_columns, tape_columns;
+  int register_count;
+  std::vector<double> constants;
+  std::vector<Parameter> parameters;
+  std::vector<State> states;
+  std::vector<long> chunks, temps;
+  std::vector<Source> sources;
+  std::array<std::vector<int>, section_count> section_sources;
+  std::array<std::vector<Phase>, section_count> sections;
+  std::vector<PointwisePhase> pointwise;
+  std::vector<ProductPhase> products;
+  std::vector<ReducePhase> reduces;
+  std::vector<OuterPhase> outers;
+  std::vector<RowsumPhase> rowsums;
+  std::vector<Pack> packs;
+  bool uses_elapsed, writes_grad_input, writes_grad_elapsed;
+  double row_cost;  // floating point operations a row, roughly
 
-    // Throws std::invalid_argument when the plan breaks a rule.
-    Plan(const std::int64_t* code, std::size_t code_size, const double* constants, std::size_t constant_size);
+  // Throws std::invalid_argument when the plan breaks a rule.
+  Plan(const std::int64_t* code, std::size_t code_size, const double* constants, std::size_t constant_size);
 };
 
 }  // namespace recurra

@@ -1,0 +1,49 @@
+// What a call hands to the engine: raw addresses, whose shapes and types the Python layer has checked.
+#pragma once
+
+#include <cstdint>
+
+#include "plan.hpp"
+
+namespace recurra {
+
+// Element (b, t, j) of a caller's array is address[b * batch_stride + t * time_stride + j]; address null: not given.
+struct Strided {
+  void* address;
+  long batch_stride, time_stride;
+};
+
+struct Arguments {
+  int item_size;
+  long batch, time;
+  int threads;
+  Strided x, elapsed;
+  Strided output;         // y, or its cotangent in a backward plan
+  Strided grad_input, grad_elapsed;
+  const std::int64_t* lengths;
+  const std::uint8_t* reset;
+  void* tape;
+  void* const* parameters;
+  void* const* initial;
+  void* const* final;     // the final states, or their cotangents (null: zero) in a backward plan
+  void* const* grad_initial;
+  void* const* grad_parameters;  // null: not wanted
+};
+
+enum class Split { automatic, rows, columns };
+
+// How a run may be changed for tests and measurements; never its results.
+struct Settings {
+  Split split;
+  bool poison;  // fill the work memory with NaN before each run
+};
+extern Settings settings;
+
+// The engine compiled for one instruction set.
+struct Engine {
+  const char* name;
+  void (*run)(const Plan&, const Arguments&);
+  double (*peak)(int item_size, double seconds);
+};
+
+}  // namespace recurra

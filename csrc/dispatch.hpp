@@ -1,0 +1,20 @@
+// Chooses among the engines that were built the best one that this processor runs.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "arguments.hpp"
+
+namespace recurra {
+
+// Of the environment variable RECURRA_ISA when it is set, else the best. Throws std::runtime_error when that one is missing.
+const Engine& engine();
+std::vector<std::string> available_isas();
+
+// Checks the call, then runs it. Throws std::invalid_argument.
+void run(const Plan& plan, Arguments call);
+// Floating point operations a second of `threads` threads that do nothing but multiply and add on registers.
+double peak_flops(int item_size, int threads, double seconds);
+
+}  // namespace recurra

@@ -1,0 +1,241 @@
+// Runs a plan. Compiled once for each instruction set.
+#include <omp.h>
+
+#include "gradients.hpp"
+#include "problem.hpp"
+#include "worker.hpp"
+
+namespace recurra {
+namespace RECURRA_ISA {
+namespace {
+
+// What one thread does of a call. Split by rows, each thread takes rows of the batch through all of time and meets the
+// others only for the gradients of parameters. Split by columns, all threads take each step together.
+template <class T> class Runner {
+ public:
+  Runner(Problem<T>& problem, int index, int threads)
+      : p_(problem), worker_(problem, index), gradients_(problem, worker_, index, threads), index_(index),
+        threads_(threads), rows_(p_.columns_split ? Range{0, p_.batch} : rows_of(index)) {}
+
+  void run() {
+    if (p_.use_packs) pack();
+    if (p_.backward()) gradients_.clear();
+    p_.barrier.wait(threads_);
+    const long chunks = (p_.time + p_.chunk_steps - 1) / p_.chunk_steps;
+    for (long i = 0; i < chunks; ++i) {
+      const long begin = (p_.backward() ? chunks - 1 - i : i) * p_.chunk_steps;
+      run_chunk({begin, smaller(p_.time, begin + p_.chunk_steps)});
+    }
+    finish();
+  }
+
+ private:
+  // Contiguous sorted rows with nearly equal sums of lengths.
+  Range rows_of(int index) const {
+    const double whole = static_cast<double>(p_.total_rows);
+    Range range{p_.batch, p_.batch};
+    double before = 0;
+    for (long b = 0; b < p_.batch; ++b) {
+      const double middle = before + 0.5 * static_cast<double>(p_.length[b]);
+      const int owner = whole > 0 ? static_cast<int>(smaller(threads_ - 1, static_cast<long>(middle / whole * threads_))) : 0;
+      if (owner == index && range.begin == p_.batch) range.begin = b;
+      if (owner > index) {
+        range.end = b;
+        break;
+      }
+      before += static_cast<double>(p_.length[b]);
+    }
+    return {smaller(range.begin, range.end), range.end};
+  }
+
+  void pack() {
+    for (std::size_t i = 0; i < p_.plan.packs.size(); ++i) {
+      const Pack& pack = p_.plan.packs[i];
+      const long columns = p_.plan.parameters[pack.parameter].columns;
+      const long row_stride = pack.transposed ? 1 : columns, column_stride = pack.transposed ? columns : 1;
+      const Range mine = share_of(Product<T>::panels(pack.count), 1, index_, threads_);
+      Product<T>::pack(p_.parameter(pack.parameter) + pack.begin * row_stride, row_stride, column_stride, pack.count,
+                       pack.k, p_.packs[i], mine.begin, mine.end);
+    }
+  }
+
+  void run_chunk(const Range& steps) {
+    worker_.chunk = steps;
+    outside_loop(section_pre, steps);
+    if (p_.backward())
+      for (long t = steps.end - 1; t >= steps.begin; --t) backward_step(t);
+    else
+      for (long t = steps.begin; t < steps.end; ++t) step(t);
+    outside_loop(section_post, steps);
+    if (p_.plan.sections[section_gradients].empty()) return;
+    p_.barrier.wait(threads_);
+    gradients_.add({steps, {0, p_.batch}});
+  }
+
+  // These sections never look at another row, so threads that share the rows share the steps out here.
+  void outside_loop(Section section, const Range& steps) {
+    if (p_.plan.sections[section].empty()) return;
+    Extent extent{steps, rows_};
+    if (p_.columns_split) {
+      const Range share = share_of(steps.end - steps.begin, 1, index_, threads_);
+      extent.steps = {steps.begin + share.begin, steps.begin + share.end};
+    }
+    for (const Phase& phase : p_.plan.sections[section]) worker_.run(phase, extent);
+    if (p_.columns_split) p_.barrier.wait(threads_);
+  }
+
+  void step(long t) {
+    if (worker_.rows_at(rows_, t).empty()) return;
+    Extent extent{{t, t + 1}, rows_};
+    if (!p_.columns_split) {
+      for (const Phase& phase : p_.plan.sections[section_loop]) worker_.run(phase, extent);
+      return;
+    }
+    extent.part = index_;
+    extent.parts = threads_;
+    for (const Phase& phase : p_.plan.sections[section_loop]) {
+      worker_.run(phase, extent);
+      p_.barrier.wait(threads_);
+    }
+  }
+
+  void backward_step(long t) {
+    const Range rows = worker_.rows_at(rows_, t);
+    if (rows.empty()) return;
+    if (!p_.columns_split) {
+      receive_gradients(t, rows);
+    } else {
+      const Range share = share_of(rows.end, 1, index_, threads_);
+      receive_gradients(t, share);
+      p_.barrier.wait(threads_);
+    }
+    step(t);
+  }
+
+  // GRAD_NEXT of step t: what step t + 1 left, nothing where the row was reset there, what the caller gave where the row
+  // ends at t.
+  void receive_gradients(long t, const Range& rows) {
+    const long continued = p_.active[t + 1];
+    for (std::size_t k = 0; k < p_.plan.states.size(); ++k) {
+      const long columns = p_.plan.states[k].columns, stride = Problem<T>::padded(columns);
+      T *next = p_.gradient[(t + 1) & 1][k], *previous = p_.gradient[t & 1][k];
+      for (long b = larger(rows.begin, continued); b < rows.end; ++b) copy_final(static_cast<int>(k), b, next + b * stride);
+      if (p_.reset_at && t + 1 < p_.time && p_.reset_at[t + 1])
+        for (long b = rows.begin; b < smaller(rows.end, continued); ++b)
+          if (p_.is_reset(b, t + 1)) std::memset(next + b * stride, 0, sizeof(T) * columns);
+      if (!p_.plan.states[k].gradient_written)
+        for (long b = rows.begin; b < rows.end; ++b) std::memset(previous + b * stride, 0, sizeof(T) * columns);
+    }
+  }
+
+  void copy_final(int k, long b, T* to) const {
+    const long columns = p_.plan.states[k].columns;
+    if (const void* given = p_.call.final[k])
+      std::memcpy(to, static_cast<const T*>(given) + p_.original(b) * columns, sizeof(T) * columns);
+    else
+      std::memset(to, 0, sizeof(T) * columns);
+  }
+
+  void finish() {
+    Range rows = rows_;
+    if (p_.columns_split) rows = share_of(p_.batch, 1, index_, threads_);
+    for (long b = rows.begin; b < rows.end; ++b) {
+      for (std::size_t k = 0; k < p_.plan.states.size(); ++k) {
+        if (p_.backward())
+          finish_gradient(static_cast<int>(k), b);
+        else
+          finish_state(static_cast<int>(k), b);
+      }
+      if (p_.backward()) {
+        clear_row(p_.call.grad_input, p_.plan.input_columns, b, p_.plan.writes_grad_input ? p_.length[b] : 0);
+        clear_row(p_.call.grad_elapsed, 1, b, p_.plan.writes_grad_elapsed ? p_.length[b] : 0);
+      } else {
+        clear_row(p_.call.output, p_.plan.output_columns, b, p_.length[b]);
+      }
+    }
+  }
+
+  void finish_state(int k, long b) {
+    const long columns = p_.plan.states[k].columns, length = p_.length[b];
+    const View<T> last = length > 0 ? worker_.state_view(k, length - 1) : View<T>{p_.initial[k], columns};
+    std::memcpy(static_cast<T*>(p_.call.final[k]) + p_.original(b) * columns, last.base + b * last.stride,
+                sizeof(T) * columns);
+  }
+
+  void finish_gradient(int k, long b) {
+    if (!p_.call.grad_initial[k]) return;
+    const long columns = p_.plan.states[k].columns;
+    T* to = static_cast<T*>(p_.call.grad_initial[k]) + p_.original(b) * columns;
+    if (p_.length[b] == 0)
+      copy_final(k, b, to);
+    else if (p_.is_reset(b, 0))
+      std::memset(to, 0, sizeof(T) * columns);
+    else
+      std::memcpy(to, p_.gradient[0][k] + b * Problem<T>::padded(columns), sizeof(T) * columns);
+  }
+
+  void clear_row(const Strided& array, long columns, long b, long from) {
+    if (!array.address) return;
+    for (long t = from; t < p_.time; ++t) std::memset(p_.caller_row(array, b, t), 0, sizeof(T) * columns);
+  }
+
+  Problem<T>& p_;
+  Worker<T> worker_;
+  Gradients<T> gradients_;
+  int index_, threads_;
+  Range rows_;
+};
+
+constexpr double serial_operations = 4e6;  // below, other threads take longer to wake up than to help
+constexpr long direct_rows = 16;           // up to here, packing a matrix costs more than it saves
+
+template <class T> void choose_split(Problem<T>& p) {
+  p.threads = static_cast<int>(smaller(p.threads, 256));
+  const double rows = static_cast<double>(p.batch) * static_cast<double>(p.time);
+  if (settings.split == Split::automatic && rows * p.plan.row_cost < serial_operations) p.threads = 1;
+  if (p.batch == 0 || p.time == 0) p.threads = 1;
+  if (p.threads == 1) return;
+  p.columns_split = settings.split == Split::columns || (settings.split == Split::automatic && p.batch < 2 * p.threads);
+}
+
+template <class T> void run_as(const Plan& plan, const Arguments& call) {
+  Problem<T> problem(plan, call);
+  choose_split(problem);
+  problem.use_packs = call.batch * call.time > direct_rows;
+  problem.choose_chunk();
+  problem.choose_strip();
+  Carver measure(nullptr);
+  problem.lay_out(measure);
+  const Lease lease(measure.used());
+  if (settings.poison) std::memset(lease.data(), 0xff, measure.used());
+  Carver carver(lease.data());
+  problem.lay_out(carver);
+  problem.fill();
+  if (problem.threads == 1) {
+    Runner<T>(problem, 0, 1).run();
+    return;
+  }
+#pragma omp parallel num_threads(problem.threads)
+  Runner<T>(problem, omp_get_thread_num(), omp_get_num_threads()).run();
+}
+
+void run(const Plan& plan, const Arguments& call) {
+  if (call.item_size == 4)
+    run_as<float>(plan, call);
+  else
+    run_as<double>(plan, call);
+}
+
+double measure_peak(int item_size, double seconds) {
+  return item_size == 4 ? peak<float>(seconds) : peak<double>(seconds);
+}
+
+}  // namespace
+
+#define RECURRA_TEXT_OF(name) #name
+#define RECURRA_TEXT(name) RECURRA_TEXT_OF(name)
+extern const Engine engine;
+const Engine engine = {RECURRA_TEXT(RECURRA_ISA), run, measure_peak};
+
+}  // namespace RECURRA_ISA
+}  // namespace recurra

@@ -1,0 +1,277 @@
+// One call of a plan: its rows in order of length, its chunks of time, and where everything lies in the work memory.
+#pragma once
+
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "arena.hpp"
+#include "arguments.hpp"
+#include "barrier.hpp"
+#include "outer.hpp"
+#include "plan.hpp"
+#include "pointwise.hpp"
+#include "product.hpp"
+
+namespace recurra {
+namespace RECURRA_ISA {
+
+// Hands out aligned pieces of the work memory. Run once without memory, it measures how much is needed.
+class Carver {
+ public:
+  explicit Carver(char* base) : base_(base) {}
+  template <class T> T* take(long count) {
+    long bytes;
+    if (__builtin_mul_overflow(count, static_cast<long>(sizeof(T)), &bytes) || bytes > most || used_ + bytes > most)
+      throw std::bad_alloc();
+    T* piece = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
+    used_ += (bytes + 63) / 64 * 64;
+    return piece;
+  }
+  long used() const { return used_; }
+
+ private:
+  static constexpr long most = 1L << 46;
+  char* base_;
+  long used_ = 0;
+};
+
+inline long product_of(long a, long b) {
+  long result;
+  if (__builtin_mul_overflow(a, b, &result)) throw std::bad_alloc();
+  return result;
+}
+
+struct Range {
+  long begin, end;
+  bool empty() const { return begin >= end; }
+};
+// Part `index` of `count` nearly equal parts of [0, total) that begin at multiples of `unit`.
+inline Range share_of(long total, long unit, int index, int count) {
+  const long units = (total + unit - 1) / unit;
+  return {smaller(total, units * index / count * unit), smaller(total, units * (index + 1) / count * unit)};
+}
+
+constexpr long product_rows = 512;  // rows whose addresses are gathered at a time
+constexpr long row_unit = 64 / sizeof(float);
+
+// The buffers of one thread.
+template <class T> struct Scratch {
+  T *registers, *extra, *discard;
+  T **a, **init, **c;
+  Slot<T>* slots;
+  Slot<T>* origins;
+  int *moving, *special;
+};
+
+template <class T> struct Problem {
+  const Plan& plan;
+  const Arguments& call;
+  const long batch, time;
+  int threads;
+  bool columns_split = false, use_packs = false;
+
+  long total_rows = 0;           // the sum of the lengths
+  long* order = nullptr;         // sorted row -> row of the caller; null: the same
+  long* length = nullptr;        // of each sorted row
+  long *active = nullptr, *start = nullptr;  // of each step: rows not yet ended, and rows of the steps before
+  unsigned char* reset_at = nullptr;         // is any row reset before this step? null: none ever
+  long chunk_steps = 1;
+  long strip = 0;                // elements of a register
+
+  T *constants = nullptr, *outer_pack = nullptr;
+  T **chunk = nullptr, **temp = nullptr, **state[2] = {}, **gradient[2] = {}, **initial = nullptr, **restart = nullptr;
+  T** packs = nullptr;
+  long* outer_offset = nullptr;  // of each operand b of each OUTER, in the order of the plan
+  Scratch<T>* scratch = nullptr;
+  Barrier barrier;
+
+  Problem(const Plan& plan_, const Arguments& call_)
+      : plan(plan_), call(call_), batch(call_.batch), time(call_.time), threads(call_.threads) {}
+
+  bool backward() const { return plan.direction == Direction::backward; }
+  long original(long row) const { return order ? order[row] : row; }
+  static long padded(long columns) { return (columns + row_unit - 1) / row_unit * row_unit; }
+  bool is_reset(long row, long t) const {
+    return reset_at && reset_at[t] && call.reset[original(row) * time + t];
+  }
+  T* tape() const { return static_cast<T*>(call.tape); }
+  T* parameter(int index) const { return static_cast<T*>(call.parameters[index]); }
+  T* grad_parameter(int index) const { return static_cast<T*>(call.grad_parameters[index]); }
+  T* caller_row(const Strided& s, long row, long t) const {
+    return static_cast<T*>(s.address) + original(row) * s.batch_stride + t * s.time_stride;
+  }
+  bool skips(const Block& block) const { return block.writes_grad_input && !call.grad_input.address; }
+
+  long chunk_columns() const {
+    long columns = 0;
+    for (long c : plan.chunks) columns += padded(c);
+    return columns;
+  }
+
+  // By shape alone, for the gradients of weights are summed chunk by chunk.
+  void choose_chunk() {
+    constexpr long chunk_bytes = 512 << 10, most_rows = 4096;
+    const long rows = larger(batch, 1);
+    const long step_bytes = product_of(rows, larger(chunk_columns(), 1) * static_cast<long>(sizeof(T)));
+    chunk_steps = smaller(larger(1, chunk_bytes / step_bytes), larger(1, most_rows / rows));
+    chunk_steps = larger(1, smaller(chunk_steps, time));
+  }
+
+  void choose_strip() {
+    constexpr long bytes = 16 << 10, most = 512, least = 64;
+    strip = bytes / static_cast<long>(sizeof(T)) / larger(plan.register_count, 1) / least * least;
+    strip = larger(least, smaller(strip, most));
+  }
+
+  void lay_out(Carver& carver) {
+    if (call.lengths) {
+      order = carver.take<long>(batch);
+    }
+    length = carver.take<long>(batch);
+    active = carver.take<long>(time + 2);
+    start = carver.take<long>(time + 1);
+    if (call.reset) reset_at = carver.take<unsigned char>(time + 1);
+    lay_out_buffers(carver);
+    lay_out_packs(carver);
+    scratch = carver.take<Scratch<T>>(threads);
+    for (int i = 0; i < threads; ++i) lay_out_scratch(carver, scratch ? &scratch[i] : nullptr);
+  }
+
+  // A table of `count` buffers, the i-th of rows * padded(columns(i)) elements.
+  template <class Columns> void table(Carver& carver, T**& entries, long count, long rows, Columns columns) {
+    entries = carver.take<T*>(count);
+    for (long i = 0; i < count; ++i) {
+      T* buffer = carver.take<T>(product_of(rows, padded(columns(i))));
+      if (entries) entries[i] = buffer;
+    }
+  }
+
+  void lay_out_buffers(Carver& carver) {
+    const long states = static_cast<long>(plan.states.size());
+    const auto state_columns = [&](long k) { return plan.states[k].columns; };
+    table(carver, chunk, static_cast<long>(plan.chunks.size()), product_of(chunk_steps, batch),
+          [&](long i) { return plan.chunks[i]; });
+    table(carver, temp, static_cast<long>(plan.temps.size()), batch, [&](long i) { return plan.temps[i]; });
+    for (int parity = 0; parity < 2; ++parity) {
+      if (backward())
+        table(carver, gradient[parity], states, batch, state_columns);
+      else
+        table(carver, state[parity], states, batch,
+              [&](long k) { return plan.states[k].tape_offset < 0 ? plan.states[k].columns : 0; });
+    }
+    table(carver, initial, states, call.lengths ? batch : 0, state_columns);
+    table(carver, restart, states, call.reset ? 1 : 0, state_columns);
+    constants = carver.take<T>(static_cast<long>(plan.constants.size()) * strip);
+  }
+
+  void lay_out_packs(Carver& carver) {
+    packs = carver.take<T*>(static_cast<long>(plan.packs.size()));
+    for (std::size_t i = 0; i < plan.packs.size(); ++i) {
+      const Pack& pack = plan.packs[i];
+      T* packed = carver.take<T>(use_packs ? Product<T>::packed_size(pack.count, pack.k) : 0);
+      if (packs) packs[i] = packed;
+    }
+    if (!backward()) return;
+    long operands = 0, offset = 0;
+    for (const OuterPhase& outer : plan.outers) operands += static_cast<long>(outer.b.size());
+    outer_offset = carver.take<long>(operands);
+    operands = 0;
+    for (const OuterPhase& outer : plan.outers)
+      for (const Segment& b : outer.b) {
+        if (outer_offset) outer_offset[operands++] = offset;
+        if (call.grad_parameters[outer.parameter])
+          offset += (Outer<T>::workspace(chunk_steps * batch, b.length) + row_unit - 1) / row_unit * row_unit;
+      }
+    outer_pack = carver.take<T>(offset);
+  }
+
+  void lay_out_scratch(Carver& carver, Scratch<T>* scratch) {
+    Scratch<T> unused;
+    Scratch<T>& s = scratch ? *scratch : unused;
+    long operands = 1;
+    for (const PointwisePhase& phase : plan.pointwise)
+      operands = larger(operands, static_cast<long>(phase.operands.size()));
+    const long columns = padded(strip);
+    s.registers = carver.take<T>(plan.register_count * columns);
+    s.extra = carver.take<T>(operands * columns);
+    s.discard = carver.take<T>(padded(larger(plan.input_columns, 1)));
+    const long rows = larger(product_rows, plan.outers.empty() && plan.rowsums.empty() ? 0 : chunk_steps * batch);
+    s.a = carver.take<T*>(rows);
+    s.init = carver.take<T*>(product_rows);
+    s.c = carver.take<T*>(product_rows);
+    s.slots = carver.take<Slot<T>>(operands);
+    s.origins = carver.take<Slot<T>>(operands);
+    s.moving = carver.take<int>(operands);
+    s.special = carver.take<int>(operands);
+  }
+
+  void sort_rows() {
+    // active[t] first counts the rows of length t, then holds the number of longer ones: where those rows begin.
+    std::memset(active, 0, sizeof(long) * (time + 2));
+    if (!call.lengths) {
+      for (long t = 0; t < time; ++t) active[t] = batch;
+      for (long b = 0; b < batch; ++b) length[b] = time;
+    } else {
+      bool sorted = true;
+      for (long b = 0; b < batch; ++b) {
+        ++active[call.lengths[b]];
+        sorted = sorted && (b == 0 || call.lengths[b] <= call.lengths[b - 1]);
+      }
+      long longer = 0;
+      for (long t = time; t >= 0; --t) {
+        const long here = active[t];
+        active[t] = longer;
+        longer += here;
+      }
+      for (long b = 0; b < batch; ++b) {
+        const long place = active[call.lengths[b]]++;
+        order[place] = b;
+        length[place] = call.lengths[b];
+      }
+      // Each entry has moved to the end of its rows, which is the number of rows longer than t - 1.
+      for (long t = 0; t < time; ++t) active[t] = active[t + 1];
+      active[time] = 0;
+      if (sorted) order = nullptr;
+    }
+    start[0] = 0;
+    for (long t = 0; t < time; ++t) start[t + 1] = start[t] + active[t];
+    total_rows = start[time];
+  }
+
+  void find_resets() {
+    if (!call.reset) return;
+    std::memset(reset_at, 0, time + 1);
+    bool any = false;
+    for (long row = 0; row < batch; ++row) {
+      const std::uint8_t* flags = call.reset + original(row) * time;
+      for (long t = 0; t < length[row]; ++t) {
+        reset_at[t] |= flags[t] != 0;
+        any = any || flags[t];
+      }
+    }
+    if (!any) reset_at = nullptr;
+  }
+
+  void fill() {
+    sort_rows();
+    find_resets();
+    for (std::size_t i = 0; i < plan.constants.size(); ++i)
+      for (long j = 0; j < strip; ++j) constants[static_cast<long>(i) * strip + j] = static_cast<T>(plan.constants[i]);
+    for (std::size_t k = 0; k < plan.states.size(); ++k) {
+      const State& s = plan.states[k];
+      T* given = static_cast<T*>(call.initial[k]);
+      if (reset_at)
+        for (long j = 0; j < s.columns; ++j) restart[k][j] = static_cast<T>(plan.constants[s.initial]);
+      if (order)
+        for (long b = 0; b < batch; ++b)
+          std::memcpy(initial[k] + b * s.columns, given + order[b] * s.columns, sizeof(T) * s.columns);
+      else
+        initial[k] = given;
+    }
+  }
+};
+
+}  // namespace RECURRA_ISA
+}  // namespace recurra

@@ -1,0 +1,313 @@
+// The phases of a plan, as one thread runs them.
+#pragma once
+
+#include "problem.hpp"
+
+namespace recurra {
+namespace RECURRA_ISA {
+
+// Rows of one step: row b begins at base + b * stride.
+template <class T> struct View {
+  T* base;
+  long stride;
+};
+
+// Which rows (of which steps) and which part of the columns a phase is run for.
+struct Extent {
+  Range steps, rows;
+  int part = 0, parts = 1;
+};
+
+template <class T> class Worker {
+ public:
+  Worker(Problem<T>& problem, int index) : p_(problem), s_(problem.scratch[index]) {}
+
+  Range chunk;  // the steps whose rows the CHUNK buffers hold
+
+  void run(const Phase& phase, const Extent& extent) {
+    switch (phase.type) {
+      case PhaseType::product: product(p_.plan.products[phase.index], extent); break;
+      case PhaseType::pointwise:
+        for (long t = extent.steps.begin; t < extent.steps.end; ++t)
+          pointwise(p_.plan.pointwise[phase.index], t, rows_at(extent.rows, t), extent.part, extent.parts);
+        break;
+      case PhaseType::reduce:
+        for (long t = extent.steps.begin; t < extent.steps.end; ++t)
+          reduce(p_.plan.reduces[phase.index], t, rows_at(extent.rows, t), extent.part, extent.parts);
+        break;
+      default: break;
+    }
+  }
+
+  // The rows of `rows` that are not beyond their length at step t.
+  Range rows_at(const Range& rows, long t) const { return {rows.begin, smaller(rows.end, p_.active[t])}; }
+
+  // Rows whose addresses are not evenly spaced at step t.
+  bool irregular(const Source& source, long t) const {
+    switch (source.kind) {
+      case Kind::input: case Kind::elapsed: case Kind::output: case Kind::grad_output: case Kind::grad_input:
+      case Kind::grad_elapsed: return p_.order != nullptr;
+      case Kind::state_previous: return p_.reset_at && p_.reset_at[t];
+      default: return false;
+    }
+  }
+
+  View<T> view(const Source& source, long t) const {
+    const int i = source.index;
+    switch (source.kind) {
+      case Kind::vector: return {p_.parameter(i), 0};
+      case Kind::input: return caller_view(p_.call.x, t);
+      case Kind::elapsed: return caller_view(p_.call.elapsed, t);
+      case Kind::output: case Kind::grad_output: return caller_view(p_.call.output, t);
+      case Kind::grad_input: return caller_view(p_.call.grad_input, t);
+      case Kind::grad_elapsed: return caller_view(p_.call.grad_elapsed, t);
+      case Kind::chunk: {
+        const long stride = Problem<T>::padded(source.columns);
+        return {p_.chunk[i] + (t - chunk.begin) * p_.batch * stride, stride};
+      }
+      case Kind::tape: return tape_view(source.field, source.columns, t);
+      case Kind::temp: return {p_.temp[i], Problem<T>::padded(source.columns)};
+      case Kind::state_previous: return t == 0 ? View<T>{p_.initial[i], source.columns} : state_view(i, t - 1);
+      case Kind::state_next: return state_view(i, t);
+      case Kind::grad_next: return {p_.gradient[(t + 1) & 1][i], Problem<T>::padded(source.columns)};
+      case Kind::grad_previous: return {p_.gradient[t & 1][i], Problem<T>::padded(source.columns)};
+      default: return {nullptr, 0};
+    }
+  }
+
+  View<T> state_view(int k, long t) const {
+    const State& state = p_.plan.states[k];
+    if (state.tape_offset >= 0) return tape_view(state.tape_offset, state.columns, t);
+    return {p_.state[t & 1][k], Problem<T>::padded(state.columns)};
+  }
+
+  T* row(const Source& source, long t, long b) const {
+    switch (source.kind) {
+      case Kind::input: return p_.caller_row(p_.call.x, b, t);
+      case Kind::elapsed: return p_.caller_row(p_.call.elapsed, b, t);
+      case Kind::output: case Kind::grad_output: return p_.caller_row(p_.call.output, b, t);
+      case Kind::grad_input: return p_.call.grad_input.address ? p_.caller_row(p_.call.grad_input, b, t) : s_.discard;
+      case Kind::grad_elapsed:
+        return p_.call.grad_elapsed.address ? p_.caller_row(p_.call.grad_elapsed, b, t) : s_.discard;
+      case Kind::state_previous:
+        if (p_.is_reset(b, t)) return p_.restart[source.index];
+        [[fallthrough]];
+      default: {
+        const View<T> v = view(source, t);
+        return v.base + b * v.stride;
+      }
+    }
+  }
+
+  // The addresses of `count` rows in order of time, from row b of step t on.
+  void gather(const Reference& reference, const Extent& extent, long t, long b, long count, T** out) const {
+    const Source& source = p_.plan.sources[reference.source];
+    for (; count > 0; b = extent.rows.begin, ++t) {
+      const long n = larger(0, smaller(count, rows_at(extent.rows, t).end - b));
+      if (irregular(source, t)) {
+        for (long i = 0; i < n; ++i) out[i] = row(source, t, b + i) + reference.offset;
+      } else {
+        const View<T> v = view(source, t);
+        T* p = v.base + b * v.stride + reference.offset;
+        for (long i = 0; i < n; ++i, p += v.stride) out[i] = p;
+      }
+      out += n;
+      count -= n;
+    }
+  }
+
+  long count_rows(const Extent& extent) const {
+    long count = 0;
+    for (long t = extent.steps.begin; t < extent.steps.end; ++t) {
+      const Range rows = rows_at(extent.rows, t);
+      count += larger(0, rows.end - rows.begin);
+    }
+    return count;
+  }
+
+ private:
+  View<T> caller_view(const Strided& s, long t) const {
+    if (!s.address) return {s_.discard, 0};
+    return {static_cast<T*>(s.address) + t * s.time_stride, s.batch_stride};
+  }
+  View<T> tape_view(long field, long columns, long t) const {
+    return {p_.tape() + p_.batch * p_.time * field + p_.start[t] * columns, columns};
+  }
+
+  void product(const ProductPhase& phase, const Extent& extent) {
+    long left = count_rows(extent), t = extent.steps.begin, b = extent.rows.begin;
+    while (left > 0) {
+      const long count = smaller(left, product_rows);
+      product_of_rows(phase, extent, t, b, count);
+      left -= count;
+      for (long passed = count; left > 0 && passed > 0;) {
+        const long here = larger(0, rows_at(extent.rows, t).end - b);
+        if (passed < here) {
+          b += passed;
+          break;
+        }
+        passed -= here;
+        ++t;
+        b = extent.rows.begin;
+      }
+    }
+  }
+
+  void product_of_rows(const ProductPhase& phase, const Extent& extent, long t, long b, long count) {
+    const bool one = phase.segments.size() == 1;
+    if (one) gather(phase.segments[0].reference, extent, t, b, count, s_.a);
+    long panels = 0;
+    for (const Block& block : phase.blocks) panels += Product<T>::panels(block.count);
+    Range mine = share_of(panels, 1, extent.part, extent.parts);
+    for (const Block& block : phase.blocks) {
+      const long here = Product<T>::panels(block.count);
+      const Range range{larger(0, mine.begin), smaller(here, mine.end)};
+      mine = {mine.begin - here, mine.end - here};
+      if (range.empty() || p_.skips(block)) continue;
+      gather(block.destination, extent, t, b, count, s_.c);
+      const bool has_init = block.init.source >= 0;
+      if (has_init) gather(block.init, extent, t, b, count, s_.init);
+      bool first = true;
+      for (const Segment& segment : phase.segments) {
+        if (!one) gather(segment.reference, extent, t, b, count, s_.a);
+        const T* const* init = !first ? s_.c : has_init ? s_.init : nullptr;
+        segment_product(phase, block, segment, count, init, range);
+        first = false;
+      }
+    }
+  }
+
+  void segment_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,
+                       const T* const* init, const Range& panels) {
+    if (p_.use_packs) {
+      Product<T>::product(count, s_.a, segment.length, p_.packs[block.pack], phase.k, segment.begin, block.count, init,
+                          s_.c, panels.begin, panels.end);
+      return;
+    }
+    const long columns = p_.plan.parameters[phase.parameter].columns;
+    const long row_stride = phase.transposed ? 1 : columns, column_stride = phase.transposed ? columns : 1;
+    Product<T>::direct(count, s_.a, segment.length, p_.parameter(phase.parameter) + block.begin * row_stride,
+                       row_stride, column_stride, segment.begin, init, s_.c, panels.begin * Product<T>::panel,
+                       smaller(block.count, panels.end * Product<T>::panel));
+  }
+
+  // A strip of columns of a few rows at a time, so that the registers stay in the first cache.
+  void pointwise(const PointwisePhase& phase, long t, const Range& rows, int part, int parts) {
+    const Range columns = share_of(phase.width, row_unit, part, parts);
+    if (rows.empty() || columns.empty()) return;
+    const long total = columns.end - columns.begin, strip = smaller(total, p_.strip);
+    const long stride = (strip + Vec<T>::V - 1) / Vec<T>::V * Vec<T>::V;
+    const long block = smaller(larger(1, p_.strip / stride), rows.end - rows.begin);
+    int moving = 0, special = 0;
+    resolve(phase, t, columns.begin, stride, moving, special);
+    for (long b = rows.begin; b < rows.end; b += block) {
+      const long count = smaller(block, rows.end - b);
+      for (long column = 0; column < total; column += strip) {
+        const long width = smaller(strip, total - column);
+        for (int i = 0; i < moving; ++i) {
+          const int o = s_.moving[i];
+          s_.slots[o].p = s_.origins[o].p + b * s_.origins[o].stride + column;
+        }
+        for (int i = 0; i < special; ++i)
+          bring(phase.operands[s_.special[i]], s_.special[i], t, {b, b + count}, columns.begin + column, width, column);
+        for (const Instruction& i : phase.instructions)
+          kernels<T>[i.opcode](count, width, s_.slots[i.destination], s_.slots[i.a], s_.slots[i.b], s_.slots[i.c]);
+        for (int i = 0; i < special; ++i)
+          scatter(phase.operands[s_.special[i]], s_.special[i], t, {b, b + count}, columns.begin + column, width);
+      }
+    }
+  }
+
+  // Where the operands of a phase lie at step t. `moving` ones advance with rows and columns; `special` ones are scalars
+  // and rows that are not evenly spaced, which go through a strip of their own.
+  void resolve(const PointwisePhase& phase, long t, long column, long stride, int& moving, int& special) {
+    const long room = Problem<T>::padded(p_.strip);
+    const int count = static_cast<int>(phase.operands.size());
+    for (int o = 0; o < count; ++o) {
+      const PointwiseOperand& operand = phase.operands[o];
+      switch (operand.mode) {
+        case Mode::register_: s_.slots[o] = {s_.registers + operand.index * room, stride}; break;
+        case Mode::constant: s_.slots[o] = {p_.constants + operand.index * p_.strip, 0}; break;
+        case Mode::scalar:
+          s_.slots[o] = {s_.extra + o * room, stride};
+          s_.special[special++] = o;
+          break;
+        case Mode::row: {
+          const Source& source = p_.plan.sources[operand.reference.source];
+          if (irregular(source, t)) {
+            s_.slots[o] = {s_.extra + o * room, stride};
+            s_.special[special++] = o;
+            break;
+          }
+          const View<T> v = view(source, t);
+          s_.origins[o] = {v.base + operand.reference.offset + column, v.stride};
+          s_.slots[o].stride = v.stride;
+          s_.moving[moving++] = o;
+        }
+      }
+    }
+  }
+
+  void bring(const PointwiseOperand& operand, int o, long t, const Range& rows, long column, long width, long done) {
+    const Source& source = p_.plan.sources[operand.reference.source];
+    T* to = s_.extra + o * Problem<T>::padded(p_.strip);
+    const long stride = s_.slots[o].stride;
+    if (operand.mode == Mode::scalar) {
+      if (done > 0) return;
+      for (long b = rows.begin; b < rows.end; ++b, to += stride) {
+        const T value = row(source, t, b)[operand.reference.offset];
+        for (long j = 0; j < width; ++j) to[j] = value;
+      }
+      return;
+    }
+    if (operand.written) return;
+    for (long b = rows.begin; b < rows.end; ++b, to += stride)
+      std::memcpy(to, row(source, t, b) + operand.reference.offset + column, sizeof(T) * width);
+  }
+
+  void scatter(const PointwiseOperand& operand, int o, long t, const Range& rows, long column, long width) {
+    if (!operand.written) return;
+    const Source& source = p_.plan.sources[operand.reference.source];
+    const T* from = s_.extra + o * Problem<T>::padded(p_.strip);
+    for (long b = rows.begin; b < rows.end; ++b, from += s_.slots[o].stride)
+      std::memcpy(row(source, t, b) + operand.reference.offset + column, from, sizeof(T) * width);
+  }
+
+  void reduce(const ReducePhase& phase, long t, const Range& rows, int part, int parts) {
+    if (rows.empty()) return;
+    const Source &source = p_.plan.sources[phase.source.source], &to = p_.plan.sources[phase.destination.source];
+    const Range mine = share_of(rows.end - rows.begin, 1, part, parts);
+    for (long b = rows.begin + mine.begin; b < rows.begin + mine.end; ++b)
+      row(to, t, b)[phase.destination.offset] =
+          reduced(phase.operation, row(source, t, b) + phase.source.offset, phase.length);
+  }
+
+  // In an order fixed by the length: a vector of partial results over the columns, then its lanes.
+  static T reduced(int operation, const T* p, long length) {
+    using V = Vec<T>;
+    const auto combine = [operation](V a, V b) {
+      return operation == 0 ? a + b : operation == 1 ? maximum_(a, b) : minimum_(a, b);
+    };
+    T lanes[V::V] = {};
+    long count = smaller(length, V::V), j = V::V;
+    if (length >= V::V) {
+      V sum = V::load(p);
+      for (; j + V::V <= length; j += V::V) sum = combine(sum, V::load(p + j));
+      V::store(lanes, sum);
+    } else {
+      for (j = 0; j < length; ++j) lanes[j] = p[j];
+    }
+    V result(lanes[0]);
+    for (long i = 1; i < count; ++i) result = combine(result, V(lanes[i]));
+    for (; j < length; ++j) result = combine(result, V(p[j]));
+    T first[V::V];
+    V::store(first, result);
+    return first[0];
+  }
+
+  Problem<T>& p_;
+  Scratch<T>& s_;
+};
+
+}  // namespace RECURRA_ISA
+}  // namespace recurra
