@@ -1,0 +1,190 @@
+"""Checks of what a user hands to a layer, before anything is computed.
+
+Where torch.compile or torch.export traces, what depends on the values of a tensor is not checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from recurra.errors import ArgumentError, ShapeError
+from recurra.nn.layer import Layer
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _shape(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def _autocast(tensor: Tensor) -> bool:
+    return torch.is_autocast_enabled(tensor.device.type) and tensor.is_floating_point()
+
+
+def check_like(name: str, tensor: Any, like: Tensor) -> None:
+    """The tensor has the dtype and device of the parameter `like`; under autocast any floating dtype will do."""
+    if not isinstance(tensor, Tensor):
+        raise ShapeError(f"{name} is a {type(tensor).__name__}", expected="a tensor", advice=_advice_for(tensor))
+    if tensor.dtype != like.dtype and not _autocast(tensor):
+        raise ShapeError(
+            f"{name} has dtype {tensor.dtype}",
+            expected=f"{like.dtype}, as the parameters",
+            advice=f"Convert one of them: {name}.to({like.dtype}), or layer.to({tensor.dtype})",
+        )
+    if tensor.device != like.device:
+        raise ShapeError(
+            f"{name} is on {tensor.device}",
+            expected=f"{like.device}, where the parameters are",
+            advice=f"Move one of them: {name}.to({str(like.device)!r}), or layer.to({str(tensor.device)!r})",
+        )
+
+
+def _advice_for(value: Any) -> str:
+    if isinstance(value, PackedSequence):
+        return "Unpack it: x, lengths = pad_packed_sequence(x, batch_first=True), then layer(x, lengths=lengths)"
+    return "Make it one with torch.as_tensor(...)"
+
+
+def check_sequence(x: Any, size: int, like: Tensor) -> None:
+    """x is (batch, time, size), like the parameter `like`."""
+    if isinstance(x, Tensor) and x.ndim == 3 and x.shape[2] == size and x.dtype == like.dtype and x.device == like.device:
+        return
+    _check_input("x", x, ("batch", "time"), size, like)
+
+
+def check_frame(x_t: Any, size: int, like: Tensor) -> None:
+    """x_t is (batch, size), like the parameter `like`."""
+    _check_input("x_t", x_t, ("batch",), size, like)
+
+
+def _check_input(name: str, x: Any, leading: tuple[str, ...], size: int, like: Tensor) -> None:
+    if isinstance(x, Tensor) and (x.ndim != len(leading) + 1 or x.shape[-1] != size):
+        expected = f"({', '.join(leading)}, {size})"
+        if x.ndim == len(leading) + 1:
+            advice = f"The layer was built with input_size={size}; is the feature dimension last?"
+        elif x.ndim == len(leading):
+            advice = f"A batch of one is {name}[None]" if x.shape[-1] == size else f"A single feature is {name}[..., None]"
+        else:
+            advice = "Use layer.step for one step" if name == "x" else "Use layer(x) for whole sequences"
+        raise ShapeError(f"{name} has shape {_shape(x)}", expected=expected, advice=advice)
+    check_like(name, x, like)
+
+
+def check_structure(state: Any, kind: type | None, count: int, advice: str) -> None:
+    """A nested state is a tuple of `count` parts; a named one carries the names of `kind`."""
+    if not isinstance(state, tuple):
+        hint = "Put it in a tuple: (h,)" if isinstance(state, Tensor) else advice
+        raise ShapeError(f"state is a {type(state).__name__}", expected=f"a tuple of {count}", advice=hint)
+    names = getattr(state, "_fields", None)
+    wanted = getattr(kind, "_fields", None)
+    if len(state) != count or (names is not None and names != wanted):
+        got = f"({', '.join(names)})" if names is not None else f"{len(state)} parts"
+        expected = f"({', '.join(wanted)})" if wanted is not None else f"{count} parts"
+        raise ShapeError(f"state has {got}", expected=expected, advice=advice)
+
+
+def check_state(state: Any, kind: type, columns: tuple[int, ...], batch: int, like: Tensor) -> None:
+    """The state of one recurrent layer: tensors (batch, columns) by the names of `kind`."""
+    if type(state) is not kind:
+        check_structure(state, kind, len(columns), "Pass what layer.initial_state or an earlier call returned")
+    for k, (tensor, width) in enumerate(zip(state, columns, strict=True)):
+        name = f"state.{kind._fields[k]}"  # type: ignore[attr-defined]
+        if not isinstance(tensor, Tensor):
+            raise ShapeError(f"{name} is a {type(tensor).__name__}", expected="a tensor", advice="Pass what an earlier call returned")
+        if tensor.ndim != 2 or tensor.shape[0] != batch or tensor.shape[1] != width:
+            advice = "Pass what layer.initial_state or an earlier call returned"
+            if tensor.ndim == 2 and tensor.shape[1] == width:
+                advice = f"It is the state of another batch size than x; start with layer.initial_state({batch}), or None"
+            raise ShapeError(f"{name} has shape {_shape(tensor)}", expected=f"({batch}, {width})", advice=advice)
+        check_like(name, tensor, like)
+
+
+def check_lengths(lengths: Any, batch: int, time: int, device: torch.device) -> None:
+    """lengths is (batch,), whole numbers from 0 to time."""
+    if not isinstance(lengths, Tensor):
+        advice = "Write lengths=torch.tensor([...])"
+        raise ShapeError(f"lengths is a {type(lengths).__name__}", expected=f"a tensor of {batch} whole numbers", advice=advice)
+    if lengths.dtype not in INTEGERS:
+        raise ShapeError(
+            f"lengths has dtype {lengths.dtype}", expected="whole numbers such as torch.int64", advice="Convert it: lengths.long()"
+        )
+    if lengths.ndim != 1 or lengths.shape[0] != batch:
+        raise ShapeError(f"lengths has shape {_shape(lengths)}", expected=f"({batch},), one length a row", advice="Give each row one")
+    _check_device("lengths", lengths, device)
+    if torch.compiler.is_compiling() or lengths.is_meta or lengths.numel() == 0:
+        return
+    low, high = (int(bound) for bound in lengths.aminmax())
+    if low < 0 or high > time:
+        raise ArgumentError(
+            f"lengths holds {low if low < 0 else high}",
+            expected=f"0 to {time}, the number of steps of x",
+            advice="A length counts the valid steps of its row",
+        )
+
+
+def check_reset(reset: Any, batch: int, time: int, device: torch.device) -> None:
+    """reset is (batch, time), booleans."""
+    if not isinstance(reset, Tensor):
+        raise ShapeError(f"reset is a {type(reset).__name__}", expected="a tensor of booleans", advice="Make it one")
+    if reset.dtype != torch.bool:
+        raise ShapeError(f"reset has dtype {reset.dtype}", expected="torch.bool", advice="Convert it: reset.bool()")
+    if reset.ndim != 2 or reset.shape[0] != batch or reset.shape[1] != time:
+        advice = "It says for each row and step whether the row starts afresh before it"
+        raise ShapeError(f"reset has shape {_shape(reset)}", expected=f"({batch}, {time})", advice=advice)
+    _check_device("reset", reset, device)
+
+
+def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ShapeError(f"{name} is on {tensor.device}", expected=f"{device}, where x is", advice=f"Move it: {name}.to({str(device)!r})")
+
+
+def check_elapsed_wanted(elapsed: Any, wanted: bool) -> None:
+    """elapsed is given exactly where a cell in continuous time needs it."""
+    if wanted and elapsed is None:
+        raise ArgumentError(
+            "elapsed is missing",
+            expected="the time since the step before, (batch, time) or for a step (batch,)",
+            advice="The cell is in continuous time; for evenly spaced steps pass ones",
+        )
+    if elapsed is not None and not wanted:
+        raise ArgumentError("elapsed is given", expected="None", advice="No cell of this layer reads the time between steps; leave it out")
+
+
+def check_elapsed(elapsed: Any, shape: tuple[int, ...], lengths: Tensor | None, like: Tensor) -> None:
+    """elapsed has this shape, and is nowhere negative or NaN but in padding."""
+    if isinstance(elapsed, Tensor) and tuple(elapsed.shape) != shape:
+        advice = "One time a row and step: how long ago the step before was"
+        raise ShapeError(f"elapsed has shape {_shape(elapsed)}", expected=str(shape), advice=advice)
+    check_like("elapsed", elapsed, like)
+    if torch.compiler.is_compiling() or elapsed.is_meta:
+        return
+    fine = elapsed >= 0
+    if lengths is not None:
+        fine = fine | (torch.arange(shape[1], device=lengths.device) >= lengths[:, None])
+    if not bool(fine.all()):
+        worst = float(elapsed[~fine].detach()[0])
+        raise ArgumentError(f"elapsed holds {worst}", expected="0 or more at every valid step", advice="Sort the steps of each row by time")
+
+
+def check_batch(batch: Any) -> None:
+    """A number of rows."""
+    if isinstance(batch, bool) or not isinstance(batch, int | torch.SymInt) or batch < 0:
+        raise ArgumentError(f"batch is {batch!r}", expected="a whole number from 0", advice="It is the number of rows, x.shape[0]")
+
+
+def check_size(name: str, size: Any) -> None:
+    """A width in columns."""
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ArgumentError(f"{name} is {size!r}", expected="a whole number from 1", advice="It counts columns")
+
+
+def check_layer(name: str, layer: Any) -> None:
+    """A layer that keeps the contract, to be wrapped."""
+    if not isinstance(layer, Layer):
+        advice = "Build it with recurra.nn, convert it with recurra.nn.from_torch, or subclass recurra.nn.Layer"
+        raise ArgumentError(f"{name} is a {type(layer).__name__}", expected="a layer of recurra", advice=advice)

@@ -1,0 +1,114 @@
+"""Initialisation, gate by gate, of every cell in a layer. All of it draws from torch's generator and returns the layer.
+
+By default: Xavier for input matrices and projections, orthogonal for recurrent ones, and for vectors the constants that their cell
+declares (1 for the LSTM's forget gate).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from recurra.errors import ArgumentError
+from recurra.program import Program
+from recurra.program.widths import ParameterSpec
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def _cells(layer: nn.Module) -> Iterator[nn.Module]:
+    """Every layer inside that holds a cell's parameters."""
+    return (module for module in layer.modules() if isinstance(getattr(module, "program", None), Program))
+
+
+def _gates(layer: nn.Module, *kinds: str) -> Iterator[tuple[ParameterSpec, tuple[Tensor, ...]]]:
+    """Every parameter of these kinds, split into its gates."""
+    for module in _cells(layer):
+        program: Any = module.program
+        for spec in program.parameters:
+            if spec.kind in kinds:
+                yield spec, getattr(module, spec.name).chunk(spec.gates)
+
+
+@torch.no_grad()
+def default_(layer: Module) -> Module:
+    """Draws all parameters of all cells as a new layer draws them."""
+    xavier_(layer)
+    orthogonal_(layer)
+    for spec, gates in _gates(layer, "bias", "diagonal"):
+        for gate, value in zip(gates, spec.initial, strict=True):
+            gate.fill_(value)
+    return layer
+
+
+@torch.no_grad()
+def xavier_(layer: Module) -> Module:
+    """Input matrices and projections: uniform, of variance 2 / (fan in + fan out) (Glorot and Bengio 2010)."""
+    for _, gates in _gates(layer, "input", "matrix"):
+        for gate in gates:
+            nn.init.xavier_uniform_(gate)
+    return layer
+
+
+@torch.no_grad()
+def he_(layer: Module) -> Module:
+    """Input matrices and projections: normal, of variance 2 / fan in, for rectified units (He et al. 2015)."""
+    for _, gates in _gates(layer, "input", "matrix"):
+        for gate in gates:
+            nn.init.kaiming_normal_(gate, nonlinearity="relu")
+    return layer
+
+
+@torch.no_grad()
+def orthogonal_(layer: Module, gain: float = 1.0) -> Module:
+    """Recurrent matrices: each gate a random orthogonal matrix times `gain` (Saxe et al. 2014)."""
+    for _, gates in _gates(layer, "recurrent"):
+        for gate in gates:
+            # half precision has no QR decomposition
+            drawn = gate if gate.dtype in (torch.float32, torch.float64) else torch.empty_like(gate, dtype=torch.float32)
+            nn.init.orthogonal_(drawn, gain)
+            if drawn is not gate:
+                gate.copy_(drawn)
+    return layer
+
+
+@torch.no_grad()
+def forget_bias_(layer: Module, value: float) -> Module:
+    """The bias of every gate that keeps the state becomes `value` (Gers et al. 2000; Jozefowicz et al. 2015).
+
+    Raises ArgumentError when no cell of the layer declares such a gate.
+    """
+    for gates, keeps, _ in _keeping(layer):
+        gates[keeps].fill_(value)
+    return layer
+
+
+@torch.no_grad()
+def chrono_(layer: Module, maximum: float) -> Module:
+    """Chrono initialisation (Tallec and Ollivier 2018), for dependencies of up to `maximum` steps.
+
+    The bias of the gate that keeps the state is drawn as log(u), u uniform in [1, maximum - 1]; that of the gate that writes, where
+    the cell has one, is its negative. Raises ArgumentError for a maximum of 2 or less, or when no cell declares such a gate.
+    """
+    if not maximum > 2:
+        raise ArgumentError(f"maximum is {maximum!r}", expected="more than 2", advice="It is the longest dependency, in steps")
+    for gates, keeps, writes in _keeping(layer):
+        gates[keeps].uniform_(1, maximum - 1).log_()
+        if writes is not None:
+            gates[writes].copy_(-gates[keeps])
+    return layer
+
+
+def _keeping(layer: nn.Module) -> list[tuple[tuple[Tensor, ...], int, int | None]]:
+    found = [(gates, spec.forget, spec.input) for spec, gates in _gates(layer, "bias") if spec.forget is not None]
+    if not found:
+        names = sorted({str(getattr(module, "program").name) for module in _cells(layer)}) or ["none"]  # noqa: B009 - any module
+        raise ArgumentError(
+            f"the layer's cells are {', '.join(names)}",
+            expected="one with a gate that keeps the state",
+            advice="Declare it in the cell: Bias(..., forget=<number of the gate>)",
+        )
+    return found

@@ -1,0 +1,57 @@
+"""What every layer promises: one call over a batch of sequences, one call a step, and a state that is a value."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+State = tuple[Any, ...]
+"""A named tuple of tensors (batch, columns), or a tuple of such states, nested as the layers are."""
+
+
+class Layer(nn.Module, ABC):
+    """The contract of every recurrent layer and wrapper; `recurra.testing.check_laws` tells whether a layer keeps it.
+
+    A subclass sets `input_size` and `output_size`, and defines `forward`, `step` and `initial_state`. A cell that is no program
+    becomes a layer by subclassing this class.
+    """
+
+    input_size: int
+    output_size: int
+    causal: bool = True
+    """Whether an output depends on no later input. Only then can the layer step."""
+    pools: bool = False
+    """Whether the layer puts out one vector a row, (batch, output_size), instead of one a step."""
+    uses_elapsed: bool = False
+    """Whether the layer needs the time between steps."""
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        elapsed: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Runs a batch of sequences.
+
+        x (batch, time, input_size). `state` is what an earlier call returned; None means `initial_state`. `lengths` (batch,), whole
+        numbers from 0 to time: the steps of a row beyond its length are padding, which changes nothing, whatever it holds. `reset`
+        (batch, time), booleans: where true, the row starts afresh before that step. `elapsed` (batch, time): the time since the
+        step before, for cells in continuous time only.
+
+        Returns y (batch, time, output_size), zero beyond each row's length, and the state at each row's true end. Raises
+        recurra.errors.RecurraError when an argument does not fit.
+        """
+
+    @abstractmethod
+    def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
+        """One step: x_t (batch, input_size), elapsed (batch,). Returns y_t (batch, output_size) and the next state."""
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> State:
+        """The state of `batch` rows that have seen nothing, with the dtype and device of the parameters."""

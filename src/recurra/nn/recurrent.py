@@ -1,0 +1,130 @@
+"""A layer out of any cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from operator import itemgetter
+
+import torch
+from torch import Tensor, nn
+
+from recurra import cells
+from recurra.errors import CellError, ShapeError
+from recurra.nn import checks, init
+from recurra.nn.layer import Layer, State
+from recurra.nn.state import state_type
+from recurra.ops import reference as ops
+from recurra.program import Program
+
+
+class Recurrent(Layer):
+    """Any cell as a layer.
+
+    `cell` is the name of a registered cell, a cell, or a program. The parameters have the names that they have in the cell's
+    equations, the state has a field for each state of the cell. `widths` gives the size of every other width that the cell names.
+    The parameters start as `recurra.nn.init` says. Raises CellError and ShapeError for a cell or sizes that do not fit.
+    """
+
+    def __init__(
+        self, cell: str | cells.Cell | Program, input_size: int, hidden_size: int, *, widths: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__()
+        program = cells.get(cell)
+        sizes = _sizes(program, input_size, hidden_size, widths or {})
+        self.program = program
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.widths = dict(widths or {})
+        self.output_size = program.output_width.size(sizes)
+        self.uses_elapsed = program.uses_elapsed
+        self._columns = tuple(spec.columns(sizes) for spec in program.states)
+        self._state_type = state_type(tuple(spec.name for spec in program.states))
+        self._names = tuple(spec.name for spec in program.parameters)
+        for spec in program.parameters:
+            if hasattr(self, spec.name):
+                raise CellError(f"cell '{program.name}': a parameter cannot be named '{spec.name}', as layers have that already; rename it")
+            self.register_parameter(spec.name, nn.Parameter(torch.empty(spec.shape(sizes))))
+        self._read_parameters = itemgetter(*self._names)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws the parameters afresh from torch's generator."""
+        init.default_(self)
+
+    def extra_repr(self) -> str:
+        widths = "".join(f", {name}={size}" for name, size in self.widths.items())
+        return f"{self.program.name}, input_size={self.input_size}, hidden_size={self.hidden_size}{widths}"
+
+    def _parameter_values(self) -> tuple[Tensor, ...]:
+        # a step of a small layer takes microseconds, and one attribute of an nn.Module takes half of one
+        try:
+            values = self._read_parameters(self._parameters)
+        except KeyError:
+            # parametrized or pruned: the value is computed, or set, under the same name
+            return tuple(getattr(self, name) for name in self._names)
+        return values if len(self._names) > 1 else (values,)
+
+    def initial_state(self, batch: int) -> State:
+        checks.check_batch(batch)
+        return self._initial_state(batch, self._parameter_values()[0])
+
+    def _initial_state(self, batch: int, like: Tensor) -> State:
+        columns = zip(self.program.states, self._columns, strict=True)
+        return self._state_type._make(like.new_full((batch, width), spec.initial) for spec, width in columns)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        elapsed: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        parameters = self._parameter_values()
+        like = parameters[0]
+        checks.check_sequence(x, self.input_size, like)
+        batch, time = x.shape[:2]
+        if state is None:
+            state = self._initial_state(batch, like)
+        else:
+            checks.check_state(state, self._state_type, self._columns, batch, like)
+        if lengths is not None:
+            checks.check_lengths(lengths, batch, time, x.device)
+        if reset is not None:
+            checks.check_reset(reset, batch, time, x.device)
+        checks.check_elapsed_wanted(elapsed, self.uses_elapsed)
+        if elapsed is not None:
+            checks.check_elapsed(elapsed, (batch, time), lengths, like)
+        y, after = ops.scan(self.program, x, state, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
+        return y, self._state_type._make(after)
+
+    def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
+        parameters = self._parameter_values()
+        like = parameters[0]
+        checks.check_frame(x_t, self.input_size, like)
+        batch = x_t.shape[0]
+        checks.check_state(state, self._state_type, self._columns, batch, like)
+        if elapsed is not None or self.uses_elapsed:
+            checks.check_elapsed_wanted(elapsed, self.uses_elapsed)
+            checks.check_elapsed(elapsed, (batch,), None, like)
+        y_t, after = ops.step(self.program, x_t, state, parameters, elapsed=elapsed)
+        return y_t, self._state_type._make(after)
+
+
+def _sizes(program: Program, input_size: int, hidden_size: int, widths: Mapping[str, int]) -> dict[str, int]:
+    """The size of every width that the cell names."""
+    if not program.parameters:
+        raise CellError(f"cell '{program.name}' has no parameters; expected at least one: a layer takes its dtype and device from them")
+    checks.check_size("input_size", input_size)
+    checks.check_size("hidden_size", hidden_size)
+    named = {width.name for spec in program.parameters for width in spec.symbolic_shape} | {s.width.name for s in program.states}
+    others = named - {"", "input", "hidden"}
+    for name in others | set(widths):
+        if name not in widths:
+            raise ShapeError(f"cell '{program.name}' names the width '{name}'", expected="a size for it", advice=f"Pass widths={{{name!r}: ...}}")
+        if name not in others:
+            known = f"only {', '.join(sorted(others))}" if others else "none"
+            raise ShapeError(f"widths gives a size for '{name}'", expected=f"{known}: cell '{program.name}' names no such width", advice="Leave it out")
+        checks.check_size(f"widths[{name!r}]", widths[name])
+    return {"input": input_size, "hidden": hidden_size, **widths}

@@ -1,0 +1,65 @@
+"""States as values: named tuples of tensors, and one function over all tensors of a nested state."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from torch import Tensor
+from torch.utils import _pytree
+
+from recurra.errors import ArgumentError
+from recurra.nn.layer import State
+
+_TYPES: dict[tuple[str, ...], type] = {}
+_PREFIX = "State:"
+
+Nested = TypeVar("Nested", bound=State)
+
+
+def state_type(names: tuple[str, ...]) -> Any:
+    """The named tuple type with these fields. Equal names give the same type, in every process.
+
+    An exported graph (`torch.export`) names its state's type. Before such a file is loaded in a fresh process, this function must have
+    been called for the names there, unless they are those of the classic cells. Raises ArgumentError when a name is no field name.
+    """
+    known = _TYPES.get(names)
+    if known is not None:
+        return known
+    try:
+        made = cast(Any, namedtuple("State", names, module=__name__))  # noqa: PYI024 - the names are data
+    except ValueError as error:
+        raise ArgumentError(f"states cannot be named {', '.join(names)}: {error}", advice="Rename the arguments of the cell") from error
+    made.__doc__ = f"The state of a layer: {', '.join(names)}."
+    # pickle looks a class up by its qualified name; `__getattr__` below finds it by that, in a fresh process too
+    made.__qualname__ = _PREFIX + ",".join(names)
+    # torch takes any named tuple apart, but writes only registered ones into an exported file
+    _pytree._register_namedtuple(made, serialized_type_name=f"{__name__}.{made.__qualname__}")
+    _TYPES[names] = made
+    return made
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith(_PREFIX):
+        return state_type(tuple(filter(None, name.removeprefix(_PREFIX).split(","))))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: Nested) -> Nested:
+    """The same nested state with `function` applied to each of its tensors.
+
+    ``map_state(torch.Tensor.detach, state)`` cuts the gradient for truncated back-propagation;
+    ``map_state(lambda s: s[rows], state)`` picks rows of the batch.
+    """
+    values = [map_state(function, part) if isinstance(part, tuple) else function(part) for part in state]
+    return cast(Any, type(state)._make(values) if hasattr(type(state), "_make") else tuple(values))
+
+
+def state_tensors(state: State) -> list[Tensor]:
+    """All tensors of a nested state, in order."""
+    return [tensor for part in state for tensor in (state_tensors(part) if isinstance(part, tuple) else (part,))]
+
+
+for _names in (("h",), ("h", "c"), ("forward", "backward"), ("layer", "last"), ("layer", "total", "count")):
+    state_type(_names)
