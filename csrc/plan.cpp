@@ -463,7 +463,7 @@ void Decoder::product() {
 
 void Decoder::product_blocks(ProductPhase& phase, const std::vector<Span>& segments) {
   std::vector<Span> destinations, inits;
-  const long blocks = count("block_count", 6, most_list);
+  const long blocks = count("block_count", 9, most_list);
   if (blocks == 0) fail("a PRODUCT has at least one block");
   for (long i = 0; i < blocks; ++i) {
     Block block{};
@@ -475,8 +475,9 @@ void Decoder::product_blocks(ProductPhase& phase, const std::vector<Span>& segme
     block.writes_grad_input = o.kind == Kind::grad_input;
     destinations.push_back(destination.span);
     inits.push_back({Kind::constant, 0, 0, 0});
-    if (next("has_init", 0, 1) != 0) {
-      const Operand init = operand();
+    const bool has_init = next("has_init", 0, 1) != 0;
+    const Operand init = operand();
+    if (has_init) {
       const bool own = init.kind == o.kind && init.index == o.index && init.offset == o.offset;
       const Located located = own ? destination : read(init, block.count);
       if (!defined(located.span)) fail(text(init) + " is read before it is written");
