@@ -5,13 +5,13 @@ It is differentiable by torch itself, twice too, and works under torch.func. It 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from recurra.program import Program
-from recurra.program.graph import LEAVES, Node, descendants
+from recurra.program.graph import LEAVES, Node, ancestors, descendants
 from recurra.program.operations import TABLE
 
 Values = dict[int, Tensor]
@@ -35,38 +35,52 @@ def _evaluate(program: Program, node: Node, inputs: list[Tensor]) -> Tensor:
     return _REDUCTIONS[node.operation](inputs[0], dim=-1, keepdim=True)
 
 
-def _extend(program: Program, values: Values, numbers: Sequence[int]) -> Values:
+def _extend(program: Program, values: Values, numbers: Sequence[int]) -> None:
     for i in numbers:
         node = program.nodes[i]
         if i not in values:
             values[i] = _evaluate(program, node, [values[j] for j in node.inputs])
-    return values
 
 
-def parameter_values(program: Program, parameters: Sequence[Tensor]) -> Values:
-    """The values of all nodes that depend on parameters only."""
-    values: Values = {}
-    for i in sorted(program.live):
-        node = program.nodes[i]
-        if node.operation == "parameter":
-            values[i] = parameters[node.attribute]
-        elif node.operation == "constant":
-            values[i] = torch.tensor(node.attribute, dtype=parameters[0].dtype, device=parameters[0].device)
-    varying = descendants(program.nodes, _leaves(program, LEAVES - {"parameter", "constant"}))
-    return _extend(program, values, [i for i in sorted(program.live) if i not in varying])
-
-
-def _leaves(program: Program, operations: frozenset[str]) -> list[int]:
+def _leaves(program: Program, operations: Iterable[str]) -> list[int]:
     return [i for i, node in enumerate(program.nodes) if node.operation in operations]
 
 
-def _bind(program: Program, operation: str, values: Sequence[Tensor]) -> Values:
-    return {i: values[program.nodes[i].attribute or 0] for i in _leaves(program, frozenset({operation}))}
+def _constants(program: Program, like: Tensor) -> Values:
+    return {
+        i: torch.tensor(program.nodes[i].attribute, dtype=like.dtype, device=like.device)
+        for i in _leaves(program, ("constant",))
+    }
+
+
+def core_values(program: Program, parameters: Sequence[Tensor]) -> list[Tensor]:
+    """The values of the core parameters: each a parameter as it is, or computed from parameters only."""
+    nodes = program.nodes
+    if all(nodes[i].operation == "parameter" for i in program.core_parameters):
+        return [parameters[nodes[i].attribute] for i in program.core_parameters]
+    values = {i: parameters[nodes[i].attribute] for i in _leaves(program, ("parameter",))}
+    values.update(_constants(program, parameters[0]))
+    _extend(program, values, sorted(ancestors(nodes, program.core_parameters)))
+    return [values[i] for i in program.core_parameters]
+
+
+def _fixed(program: Program, core: Sequence[Tensor], like: Tensor) -> Values:
+    """What is known before the sequence: the core parameters, their gates and the constants."""
+    values = dict(zip(program.core_parameters, core, strict=True))
+    values.update(_constants(program, like))
+    gates = [i for i in sorted(program.live) if program.nodes[i].operation == "gate" and program.nodes[i].inputs[0] in values]
+    _extend(program, values, gates)
+    return values
+
+
+def _bind(program: Program, operation: str, given: Sequence[Tensor]) -> Values:
+    return {i: given[program.nodes[i].attribute or 0] for i in _leaves(program, (operation,))}
 
 
 def _masked(x: Tensor, valid: Tensor | None) -> Tensor:
-    # padding may hold NaN, and the gradient of NaN times zero is NaN, so it is replaced before anything is computed
-    return x if valid is None else torch.where(valid[..., None], x, torch.zeros((), dtype=x.dtype, device=x.device))
+    # Padding may hold NaN, and the gradient of NaN times zero is NaN, so it is replaced before anything is computed: by ones,
+    # where log and division have a finite derivative.
+    return x if valid is None else torch.where(valid[..., None], x, torch.ones((), dtype=x.dtype, device=x.device))
 
 
 def scan(
@@ -84,17 +98,35 @@ def scan(
     x (batch, time, input); each state (batch, columns); lengths (batch,) integers; reset (batch, time) booleans; elapsed (batch, time).
     Returns the outputs (batch, time, output), zero beyond each row's length, and the state after each row's last valid step.
     """
-    time = x.shape[1]
+    core = core_values(program, parameters)
+    return scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
+
+
+def scan_core(
+    program: Program,
+    x: Tensor,
+    states: Sequence[Tensor],
+    core: Sequence[Tensor],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    elapsed: Tensor | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`scan`, given the values of the core parameters (`program.core_parameters`) in place of the parameters."""
+    batch, time = x.shape[0], x.shape[1]
     valid = None if lengths is None else torch.arange(time, device=x.device) < lengths[:, None]
-    fixed = parameter_values(program, parameters)
+    if reset is not None and valid is not None:
+        # beyond a row's end stands padding, in `reset` too
+        reset = reset & valid
+    fixed = _fixed(program, core, x)
     sequence = {**fixed, **_bind(program, "input", [_masked(x, valid)])}
     if elapsed is not None:
-        sequence |= _bind(program, "elapsed", [_masked(elapsed[..., None], valid)])
-    recurrent = descendants(program.nodes, _leaves(program, frozenset({"state"})))
-    live = sorted(program.live)
-    _extend(program, sequence, [i for i in live if i not in recurrent])
+        sequence.update(_bind(program, "elapsed", [_masked(elapsed[..., None], valid)]))
+    needed = ancestors(_cut(program, fixed), program.results)
+    recurrent = descendants(program.nodes, _leaves(program, ("state",)))
+    _extend(program, sequence, [i for i in sorted(needed) if i not in recurrent])
     varying = [i for i in sequence if i not in fixed]
-    loop = [i for i in live if i in recurrent]
+    loop = [i for i in sorted(needed) if i in recurrent]
     state = tuple(states)
     outputs = []
     for t in range(time):
@@ -105,39 +137,43 @@ def scan(
             )
         values = {**fixed, **{i: sequence[i][:, t] for i in varying}, **_bind(program, "state", state)}
         _extend(program, values, loop)
-        output = _rows(values[program.output], x.shape[0])
-        after = tuple(_rows(values[i], x.shape[0]) for i in program.next_states)
+        output = _rows(values[program.output], batch)
+        after = tuple(_rows(values[i], batch) for i in program.next_states)
         if valid is not None:
             now = valid[:, t, None]
             after = tuple(torch.where(now, new, old) for new, old in zip(after, state, strict=True))
             output = torch.where(now, output, torch.zeros_like(output))
         state = after
         outputs.append(output)
+    # New tensors, also where a state is handed through or a result is another one's value.
+    final = tuple(s.clone() for s in state)
     if outputs:
-        return torch.stack(outputs, dim=1), state
-    return x.new_zeros(x.shape[0], 0, _output_columns(program, x, states, parameters)), state
+        return torch.stack(outputs, dim=1), final
+    sizes = core_sizes(program, x.shape[-1], [s.shape[-1] for s in states], [p.shape for p in core])
+    return x.new_zeros(batch, 0, program.output_width.size(sizes)), final
+
+
+def _cut(program: Program, fixed: Values) -> list[Node]:
+    return [Node(n.operation, () if i in fixed else n.inputs, n.shape, n.attribute) for i, n in enumerate(program.nodes)]
 
 
 def _rows(value: Tensor, batch: int) -> Tensor:
-    # a value of parameters alone has no batch dimension yet
-    return value if value.dim() > 1 else value.expand(batch, -1)
+    # A value of parameters alone has no batch dimension yet, and a constant no dimension at all.
+    return value if value.dim() > 1 else value.expand(batch, 1 if value.dim() == 0 else -1)
 
 
-def sizes_of(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> dict[str, int]:
-    """The size of every named width, read off the tensors."""
-    sizes = {"input": x.shape[-1]}
-    for spec, state in zip(program.states, states, strict=True):
-        if spec.width.name:
-            sizes.setdefault(spec.width.name, state.shape[-1] // spec.width.count)
-    for spec, parameter in zip(program.parameters, parameters, strict=True):
-        for width, size in zip(spec.symbolic_shape, parameter.shape, strict=True):
-            if width.name:
-                sizes.setdefault(width.name, size // width.count)
+def core_sizes(
+    program: Program, input_columns: int, state_columns: Sequence[int], core_shapes: Sequence[Sequence[int]]
+) -> dict[str, int]:
+    """The size of every named width that a step reads, from the shapes of its arguments."""
+    sizes = {"input": input_columns}
+    widths = [(spec.width, columns) for spec, columns in zip(program.states, state_columns, strict=True)]
+    for number, shape in zip(program.core_parameters, core_shapes, strict=True):
+        widths += zip(program.nodes[number].shape, shape, strict=True)
+    for width, size in widths:
+        if width.name:
+            sizes.setdefault(width.name, size // width.count)
     return sizes
-
-
-def _output_columns(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> int:
-    return program.output_width.size(sizes_of(program, x, states, parameters))
 
 
 def step(

@@ -1,0 +1,71 @@
+"""The native engine: whether it is there, what it runs on, and its plans, each made once. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from recurra.errors import BackendUnavailable
+
+# An engine that is there but cannot be loaded is an error and raises here: only a missing one is a known state.
+_native: Any = import_module("recurra._engine") if find_spec("recurra._engine") else None
+
+_MOST_PLANS = 1024
+_plans: dict[Hashable, Any] = {}
+
+
+class Code(Protocol):
+    """A plan as the compiler hands it over."""
+
+    @property
+    def code(self) -> np.ndarray: ...
+    @property
+    def constants(self) -> np.ndarray: ...
+
+
+def missing() -> str:
+    """Why there is no engine; empty when there is one."""
+    if _native is None:
+        return "the native engine is not built: reinstall recurra with a C++17 compiler (g++ or clang++) on the PATH"
+    return ""
+
+
+def _engine() -> Any:
+    if _native is None:
+        raise BackendUnavailable(missing())
+    return _native
+
+
+def isa() -> str:
+    """The instruction set that the engine runs on. RECURRA_ISA forces one."""
+    return _engine().isa()
+
+
+def available_isas() -> list[str]:
+    """The instruction sets of this build that this processor has, best first."""
+    return list(_engine().available_isas())
+
+
+def peak_flops(item_size: int, threads: int, seconds: float) -> float:
+    """Measured floating-point operations a second of a loop that stays in registers: the most that any kernel could reach.
+
+    `item_size` is 4 or 8 bytes. Raises BackendUnavailable without an engine.
+    """
+    return _engine().peak_flops(item_size, threads, seconds)
+
+
+def plan(key: Hashable, compile: Callable[[], Code]) -> Any:
+    """The engine's plan for `key`, compiled and verified at the first call. Raises BackendUnavailable without an engine."""
+    found = _plans.get(key)
+    if found is None:
+        native = _engine()
+        code = compile()
+        found = native.Plan(code.code, code.constants)
+        if len(_plans) >= _MOST_PLANS:
+            _plans.pop(next(iter(_plans)))
+        _plans[key] = found
+    return found
