@@ -6,7 +6,7 @@ RECURRA_REQUIRE_ENGINE ?= 1
 STAMPS := $(VENV)/stamps
 ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test check laws bench wheel constraints clean
+.PHONY: setup demo test kernels check laws bench wheel constraints clean
 
 setup: $(STAMPS)/package
 
@@ -32,8 +32,17 @@ demo: setup
 	$(BIN)/recurra train language-model --minutes 3 --out runs/demo
 	$(BIN)/recurra generate runs/demo
 
-test: setup
+test: setup kernels
 	$(BIN)/python -m pytest -n 2
+
+# The C++ tests of the kernels, for every instruction set of this processor. SANITIZE=ON adds the sanitizers.
+SANITIZE := OFF
+KERNELS := build/kernels-$(SANITIZE)
+kernels: $(STAMPS)/dependencies
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(KERNELS) -G Ninja --log-level=WARNING \
+		-DRECURRA_KERNEL_TESTS=ON -DRECURRA_SANITIZE=$(SANITIZE)
+	$(BIN)/cmake --build $(KERNELS) --target kernels
+	$(BIN)/ctest --test-dir $(KERNELS) --output-on-failure --parallel 2
 
 check: setup
 	$(BIN)/ruff check
