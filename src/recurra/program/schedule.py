@@ -138,6 +138,7 @@ class Scheduler:
             for block in blocks:
                 self._fold(number, block)
                 self.block_of[block.result] = number
+                self.section_of[block.result] = self.section_of[number]
             self.blocks[number] = blocks
 
     def _fold(self, product: int, block: Block) -> None:
@@ -152,7 +153,6 @@ class Scheduler:
         if other is None or self.nodes[other].width != block.width or not self._known_before(other, product):
             return
         block.result, block.init = total, other
-        self.section_of[total] = self.section_of[product]
 
     def _known_before(self, other: int, product: int) -> bool:
         """Whether a value lies in memory when a product runs."""
