@@ -56,122 +56,142 @@ template <class T> RECURRA_INLINE Vec<T> power_of_two(typename Types<T>::Bits n)
   return from_bits<T>((n + typename Types<T>::Integer(Types<T>::exponent_bias)) << Types<T>::mantissa_bits);
 }
 
-// x = n ln 2 + r with |r| <= ln 2 / 2; p = exp(r) - 1. NaN passes both comparisons of the clamp unchanged.
+// x = n ln 2 + r with |r| <= ln 2 / 2; p = exp(r) - 1. NaN passes the clamp.
 template <class T> struct ExpParts {
-  typename Types<T>::Bits n;
-  Vec<T> p;
+  Vec<T> shifted, p;  // n stands in the low bits of `shifted`
+  RECURRA_INLINE Vec<T> n() const { return shifted - Vec<T>(MathConstants<T>::round_magic); }
+  RECURRA_INLINE typename Types<T>::Bits bits() const { return bits_of(shifted) - bits_of(Vec<T>(MathConstants<T>::round_magic)); }
 };
 template <class T> RECURRA_INLINE ExpParts<T> exp_parts(Vec<T> x) {
   using C = MathConstants<T>;
-  x = select(Vec<T>(C::exp_low) > x, Vec<T>(C::exp_low), x);
-  x = select(Vec<T>(C::exp_high) < x, Vec<T>(C::exp_high), x);
   const Vec<T> shifted = fma_(x, Vec<T>(T(1.44269504088896340736)), Vec<T>(C::round_magic));
-  const Vec<T> whole = shifted - Vec<T>(C::round_magic);
-  Vec<T> r = fma_(whole, Vec<T>(-C::ln2_high), x);
-  r = fma_(whole, Vec<T>(-C::ln2_low), r);
-  return {bits_of(shifted) - bits_of(Vec<T>(C::round_magic)), fma_(polynomial(r, C::exp), r * r, r)};
+  const Vec<T> n = shifted - Vec<T>(C::round_magic);
+  Vec<T> r = fma_(n, Vec<T>(-C::ln2_high), x);
+  r = fma_(n, Vec<T>(-C::ln2_low), r);
+  return {shifted, fma_(polynomial(r, C::exp), r * r, r)};
 }
 
-template <class T> RECURRA_INLINE Vec<T> exp_(Vec<T> x) {
-  const ExpParts<T> parts = exp_parts(x);
+// exp of numbers below the upper limit.
+template <class T> RECURRA_INLINE Vec<T> exp_limited(Vec<T> x) {
+  const ExpParts<T> parts = exp_parts(at_least(Vec<T>(MathConstants<T>::exp_low), x));
+  const Vec<T> significand = parts.p + Vec<T>(T(1));
+#if defined(__AVX512F__)
+  return scale_(significand, parts.n());
+#else
   // Two factors, for 2^n alone leaves the range of normal numbers where the result is denormal or barely finite.
-  const auto half = parts.n >> 1;
-  return (parts.p + Vec<T>(T(1))) * power_of_two<T>(half) * power_of_two<T>(parts.n - half);
+  const auto n = parts.bits(), half = n >> 1;
+  return significand * power_of_two<T>(half) * power_of_two<T>(n - half);
+#endif
 }
+
+template <class T> RECURRA_INLINE Vec<T> exp_(Vec<T> x) { return exp_limited(at_most(Vec<T>(MathConstants<T>::exp_high), x)); }
 
 template <class T> RECURRA_INLINE Vec<T> expm1_(Vec<T> x) {
-  const ExpParts<T> parts = exp_parts(x);
-  // One factor of two is held back: 2^n overflows where the result may still be finite. Below -60 the result is -1.
-  const Vec<T> limited = select(x < Vec<T>(T(-60)), Vec<T>(T(-1)), Vec<T>(T(0)));
-  auto n = parts.n - 1;
-  const typename Types<T>::Bits lowest = typename Types<T>::Bits{} - 100;
-  n = n < lowest ? lowest : n;
-  const Vec<T> scale = power_of_two<T>(n);
+  // Below -60 the result is -1.
+  const Vec<T> y = at_least(Vec<T>(T(-60)), at_most(Vec<T>(MathConstants<T>::exp_high), x));
+  const ExpParts<T> parts = exp_parts(y);
+  // One factor of two is held back: 2^n overflows where the result may still be finite.
+  const Vec<T> scale = power_of_two<T>(parts.bits() - 1);
   const Vec<T> result = fma_(scale, parts.p, scale - Vec<T>(T(0.5))) * Vec<T>(T(2));
-  // r is x itself where n = 0, but the clamp, the polynomial and the sum lose the sign of -0.
-  return select(x == Vec<T>(T(0)), x, select(limited != Vec<T>(T(0)), limited, result));
+  // The sum loses the sign of -0.
+  return select(x == Vec<T>(T(0)), x, result);
 }
 
 template <class T> RECURRA_INLINE Vec<T> sigmoid_(Vec<T> x) {
-  const Vec<T> e = exp_(-abs_(x)), one(T(1));
+  const Vec<T> e = exp_limited(-abs_(x)), one(T(1));
   return select(x < Vec<T>(T(0)), e, one) / (one + e);
 }
 
 template <class T> RECURRA_INLINE Vec<T> tanh_(Vec<T> x) {
-  // tanh |x| = -m / (2 + m) with m = exp(-2 |x|) - 1, which keeps the relative accuracy near zero.
-  const ExpParts<T> parts = exp_parts(abs_(x) * Vec<T>(T(-2)));
-  const typename Types<T>::Bits lowest = typename Types<T>::Bits{} - 100;
-  const Vec<T> scale = power_of_two<T>(parts.n < lowest ? lowest : parts.n);
+  // tanh |x| = -m / (2 + m) with m = exp(-2 |x|) - 1, which keeps the relative accuracy near zero. Beyond 30 it is 1.
+  const ExpParts<T> parts = exp_parts(at_least(Vec<T>(T(-60)), abs_(x) * Vec<T>(T(-2))));
+  const Vec<T> scale = power_of_two<T>(parts.bits());
   const Vec<T> m = fma_(scale, parts.p, scale - Vec<T>(T(1)));
   return copysign_(m / (m + Vec<T>(T(2))), x);
 }
 
-// log of a positive, finite, normal or denormal number.
-template <class T> RECURRA_INLINE Vec<T> log_positive(Vec<T> x) {
-  using C = MathConstants<T>;
-  using Bits = typename Types<T>::Bits;
-  using Integer = typename Types<T>::Integer;
+// x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for positive normal x.
+template <class T> struct LogParts {
+  typename Types<T>::Bits k;
+  Vec<T> f;
+};
+template <class T> RECURRA_INLINE LogParts<T> log_parts(Vec<T> x) {
   constexpr int mantissa = Types<T>::mantissa_bits;
-  const Vec<T> smallest_normal = power_of_two<T>(Bits{} + Integer(1 - Types<T>::exponent_bias));
-  const Mask<T> denormal = x < smallest_normal;
-  x = select(denormal, x * power_of_two<T>(Bits{} + Integer(mantissa + 1)), x);
-  Bits exponent = denormal.bits & Integer(-(mantissa + 1));
-  // The exponent that leaves a significand in [sqrt(1/2), sqrt(2)).
-  const Bits base = bits_of(Vec<T>(T(0.70710678118654752440)));
-  const Bits offset = (bits_of(x) - base) >> mantissa;
-  exponent += offset;
-  const Vec<T> f = from_bits<T>(bits_of(x) - (offset << mantissa)) - Vec<T>(T(1));
-  const Vec<T> k = from_bits<T>(exponent + bits_of(Vec<T>(C::round_magic))) - Vec<T>(C::round_magic);
+  const auto k = (bits_of(x) - bits_of(Vec<T>(T(0.70710678118654752440)))) >> mantissa;
+  return {k, from_bits<T>(bits_of(x) - (k << mantissa)) - Vec<T>(T(1))};
+}
+// k ln 2 + log(1 + f), with log(1 + f) = 2 artanh s.
+template <class T> RECURRA_INLINE Vec<T> log_sum(typename Types<T>::Bits k, Vec<T> f) {
+  using C = MathConstants<T>;
+  const Vec<T> exponent = from_bits<T>(k + bits_of(Vec<T>(C::round_magic))) - Vec<T>(C::round_magic);
   const Vec<T> s = f / (f + Vec<T>(T(2))), z = s * s, half_square = f * f * Vec<T>(T(0.5));
   const Vec<T> rest = z * polynomial(z, C::log);
-  const Vec<T> low = fma_(k, Vec<T>(C::ln2_low), s * (half_square + rest));
-  return fma_(k, Vec<T>(C::ln2_high), f - (half_square - low));
+  const Vec<T> low = fma_(exponent, Vec<T>(C::ln2_low), s * (half_square + rest));
+  return fma_(exponent, Vec<T>(C::ln2_high), f - (half_square - low));
+}
+
+// `value` for x between the limits, which map to -inf and inf; NaN elsewhere.
+template <class T> RECURRA_INLINE Vec<T> log_result(Vec<T> x, T lowest, Mask<T> ordinary, Vec<T> value) {
+  const Vec<T> infinity{T(__builtin_inf())}, nan{T(__builtin_nan(""))};
+  return select(ordinary, value, select(x == Vec<T>(lowest), -infinity, select(x == infinity, x, nan)));
 }
 
 template <class T> RECURRA_INLINE Vec<T> log_(Vec<T> x) {
-  const Vec<T> zero(T(0)), infinity{T(__builtin_inf())};
-  Vec<T> result = log_positive(x);
-  result = select(x == zero, -infinity, result);
-  result = select((x >= zero) & (x < infinity), result, select(x == infinity, x, Vec<T>(T(__builtin_nan("")))));
-  return result;
+  using Bits = typename Types<T>::Bits;
+  using Integer = typename Types<T>::Integer;
+  constexpr Integer shift = Types<T>::mantissa_bits + 1;
+  const Mask<T> ordinary = (x > Vec<T>(T(0))) & (x < Vec<T>(T(__builtin_inf())));
+  const Vec<T> y = select(ordinary, x, Vec<T>(T(1)));
+  const Mask<T> denormal = y < power_of_two<T>(Bits{} + Integer(1 - Types<T>::exponent_bias));
+  const LogParts<T> parts = log_parts(select(denormal, y * power_of_two<T>(Bits{} + shift), y));
+  return log_result(x, T(0), ordinary, log_sum(parts.k - (denormal.bits & shift), parts.f));
+}
+
+// log(1 + x) for x > -1: what rounding 1 + x took away goes back into f.
+template <class T> RECURRA_INLINE Vec<T> log1p_finite(Vec<T> x) {
+  const Vec<T> one(T(1)), u = one + x;
+  const LogParts<T> parts = log_parts(u);
+  // 2^(1 - k), for with the largest x 2^-k has no bits as a normal number.
+  const Vec<T> lost = (x - (u - one)) * Vec<T>(T(0.5));
+  return log_sum(parts.k, fma_(lost, power_of_two<T>(1 - parts.k), parts.f));
 }
 
 template <class T> RECURRA_INLINE Vec<T> log1p_(Vec<T> x) {
-  // Rounding 1 + x is undone by the factor x / (u - 1).
-  const Vec<T> one(T(1)), u = one + x, d = u - one;
-  const Vec<T> result = log_(u) * (x / d);
-  const Mask<T> unchanged = (u == one) | (x == Vec<T>(T(__builtin_inf())));
-  return select(unchanged, x, result);
+  const Mask<T> ordinary = (x > Vec<T>(T(-1))) & (x < Vec<T>(T(__builtin_inf())));
+  const Vec<T> value = log1p_finite(select(ordinary, x, Vec<T>(T(0))));
+  // The sum loses the sign of -0.
+  return log_result(x, T(-1), ordinary, select(x == Vec<T>(T(0)), x, value));
 }
 
 template <class T> RECURRA_INLINE Vec<T> softplus_(Vec<T> x) {
+  // Where x is NaN the first summand is.
   const Vec<T> zero(T(0));
-  return select(x < zero, zero, x) + log1p_(exp_(-abs_(x)));
+  return select(x < zero, zero, x) + log1p_finite(exp_limited(-abs_(x)));
 }
 
 template <class T> RECURRA_INLINE Vec<T> rsqrt_(Vec<T> x) { return Vec<T>(T(1)) / sqrt_(x); }
 
-template <class T> RECURRA_INLINE Vec<T> trunc_magnitude(Vec<T> magnitude) {
-  const Vec<T> magic(T(Types<T>::mantissa_bits == 23 ? 0x1p23 : 0x1p52));
-  const Vec<T> rounded = (magnitude + magic) - magic;
-  const Vec<T> whole = rounded - select(rounded > magnitude, Vec<T>(T(1)), Vec<T>(T(0)));
-  return select(magnitude < magic, whole, magnitude);
-}
-template <class T> RECURRA_INLINE Vec<T> floor_(Vec<T> x) {
-  const Vec<T> toward_zero = copysign_(trunc_magnitude(abs_(x)), x);
-  const Vec<T> result = toward_zero - select(toward_zero > x, Vec<T>(T(1)), Vec<T>(T(0)));
-  return copysign_(result, x);
+// One lane of mod_: exact but for the sum that gives the result the sign of b.
+template <class T> RECURRA_INLINE T mod_lane(T a, T b) {
+  const T r = scalar_mod(a, b);
+  if (r == 0) return b < 0 ? T(-0.0) : T(0);
+  return (r < 0) != (b < 0) ? r + b : r;
 }
 
-// numpy's mod: the result has the sign of b and is exact but for the sum that moves it there.
+// numpy's mod: the result has the sign of b.
 template <class T> RECURRA_INLINE Vec<T> mod_(Vec<T> a, Vec<T> b) {
-  Vec<T> result;
-  for (long lane = 0; lane < Vec<T>::V; ++lane) {
-    T r = scalar_mod(T(a.raw[lane]), T(b.raw[lane]));
-    if (r == 0) r = b.raw[lane] < 0 ? T(-0.0) : T(0);
-    else if ((r < 0) != (b.raw[lane] < 0)) r += b.raw[lane];
-    result.raw[lane] = r;
-  }
+  Vec<T> result(T(0));
+  Mask<T> settled = result != result;
+#if defined(RECURRA_FUSED)
+  // The quotient rounds to the right whole number or to the one above it, and the remainder is then exact.
+  const Vec<T> zero(T(0)), quotient = a / b, r = fma_(-floor_(quotient), b, a);
+  const Vec<T> moved = select(((r < zero) & (b > zero)) | ((r > zero) & (b < zero)), r + b, r);
+  result = select(r == zero, copysign_(zero, b), moved);
+  settled = (abs_(quotient) < Vec<T>(MathConstants<T>::exact_integer)) & (r == r);
+#endif
+  if (!(!settled).any()) return result;
+  for (long lane = 0; lane < Vec<T>::V; ++lane)
+    if (!settled.bits[lane]) result.raw[lane] = mod_lane(T(a.raw[lane]), T(b.raw[lane]));
   return result;
 }
 
@@ -193,11 +213,11 @@ template <class T> RECURRA_INLINE Quadrant<T> quadrant(Vec<T> x) {
   return {bits_of(shifted) - bits_of(Vec<T>(C::round_magic)), sine, cosine};
 }
 template <class T> RECURRA_INLINE Vec<T> circular(Vec<T> x, bool cosine) {
-  const Quadrant<T> q = quadrant(x);
+  const Mask<T> far = !(abs_(x) <= Vec<T>(MathConstants<T>::circular_limit));
+  const Quadrant<T> q = quadrant(select(far, Vec<T>(T(0)), x));
   const auto n = q.n + typename Types<T>::Integer(cosine ? 1 : 0);
   const Vec<T> magnitude = select(Mask<T>{(n & 1) != 0}, q.cosine, q.sine);
   Vec<T> result = select(Mask<T>{(n & 2) != 0}, -magnitude, magnitude);
-  const Mask<T> far = !(abs_(x) <= Vec<T>(MathConstants<T>::circular_limit));
   if (__builtin_expect(far.any(), 0)) {
     for (long lane = 0; lane < Vec<T>::V; ++lane)
       if (far.bits[lane]) result.raw[lane] = cosine ? scalar_cos(T(x.raw[lane])) : scalar_sin(T(x.raw[lane]));

@@ -53,11 +53,7 @@ template <class T> struct Mask {
   friend RECURRA_INLINE Mask operator&(Mask a, Mask b) { return {a.bits & b.bits}; }
   friend RECURRA_INLINE Mask operator|(Mask a, Mask b) { return {a.bits | b.bits}; }
   friend RECURRA_INLINE Mask operator!(Mask a) { return {~a.bits}; }
-  RECURRA_INLINE bool any() const {
-    typename Types<T>::Integer combined = 0;
-    for (long lane = 0; lane < vector_bytes / long(sizeof(T)); ++lane) combined |= bits[lane];
-    return combined != 0;
-  }
+  RECURRA_INLINE bool any() const;
 };
 
 template <class T> struct Vec {
@@ -104,8 +100,6 @@ template <class T> RECURRA_INLINE Vec<T> from_bits(typename Types<T>::Bits bits)
   return v;
 }
 
-// a * b + c, one rounding where the instruction set has it.
-template <class T> RECURRA_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
 template <class T> RECURRA_INLINE Vec<T> abs_(Vec<T> v) {
   return from_bits<T>(bits_of(v) & typename Types<T>::Bits(~bits_of(Vec<T>(T(-0.0)))));
 }
@@ -114,28 +108,36 @@ template <class T> RECURRA_INLINE Vec<T> copysign_(Vec<T> magnitude, Vec<T> sign
   return from_bits<T>((bits_of(magnitude) & ~mask) | (bits_of(sign) & mask));
 }
 
-// The functions below have one form for each instruction set; the loops are for processors other than x86.
+// What follows has a form for each instruction set:
+//   fma_(a, b, c)         a * b + c, in one rounding where RECURRA_FUSED is defined
+//   at_least, at_most     the larger, the smaller of a limit and v; v where that is NaN
+//   sqrt_, floor_         rounded correctly
+//   Mask::any, Vec::load_partial, Vec::store_partial
 #if defined(__AVX512F__)
 
-RECURRA_INLINE __mmask16 first_lanes16(long n) { return __mmask16((1u << n) - 1); }
-RECURRA_INLINE __mmask8 first_lanes8(long n) { return __mmask8((1u << n) - 1); }
-template <> RECURRA_INLINE Vec<float> Vec<float>::load_partial(const float* p, long n) {
-  return Vec(Raw(_mm512_maskz_loadu_ps(first_lanes16(n), p)));
-}
-template <> RECURRA_INLINE Vec<double> Vec<double>::load_partial(const double* p, long n) {
-  return Vec(Raw(_mm512_maskz_loadu_pd(first_lanes8(n), p)));
-}
-template <> RECURRA_INLINE void Vec<float>::store_partial(float* p, Vec v, long n) {
-  _mm512_mask_storeu_ps(p, first_lanes16(n), v.raw);
-}
-template <> RECURRA_INLINE void Vec<double>::store_partial(double* p, Vec v, long n) {
-  _mm512_mask_storeu_pd(p, first_lanes8(n), v.raw);
-}
-RECURRA_INLINE Vec<float> sqrt_(Vec<float> v) { return Vec<float>(Types<float>::Raw(_mm512_maskz_sqrt_ps(0xffff, v.raw))); }
-RECURRA_INLINE Vec<double> sqrt_(Vec<double> v) { return Vec<double>(Types<double>::Raw(_mm512_maskz_sqrt_pd(0xff, v.raw))); }
+#define RECURRA_FUSED 1
+#define RECURRA_PER_TYPE(T, suffix, lanes, all)                                                                             \
+  RECURRA_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return {_mm512_fmadd_##suffix(a.raw, b.raw, c.raw)}; }         \
+  RECURRA_INLINE Vec<T> at_least(Vec<T> limit, Vec<T> v) { return {_mm512_maskz_max_##suffix(all, limit.raw, v.raw)}; }     \
+  RECURRA_INLINE Vec<T> at_most(Vec<T> limit, Vec<T> v) { return {_mm512_maskz_min_##suffix(all, limit.raw, v.raw)}; }      \
+  RECURRA_INLINE Vec<T> sqrt_(Vec<T> v) { return {_mm512_maskz_sqrt_##suffix(all, v.raw)}; }                                \
+  RECURRA_INLINE Vec<T> floor_(Vec<T> v) { return {_mm512_maskz_roundscale_##suffix(all, v.raw, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; }       \
+  /* v * 2^n for whole n, denormal and infinite results included */                                                         \
+  RECURRA_INLINE Vec<T> scale_(Vec<T> v, Vec<T> n) { return {_mm512_maskz_scalef_##suffix(all, v.raw, n.raw)}; }            \
+  template <> RECURRA_INLINE Vec<T> Vec<T>::load_partial(const T* p, long n) {                                              \
+    return {_mm512_maskz_loadu_##suffix(__mmask##lanes((1u << n) - 1), p)};                                                 \
+  }                                                                                                                         \
+  template <> RECURRA_INLINE void Vec<T>::store_partial(T* p, Vec v, long n) {                                              \
+    _mm512_mask_storeu_##suffix(p, __mmask##lanes((1u << n) - 1), v.raw);                                                   \
+  }
+RECURRA_PER_TYPE(float, ps, 16, 0xffff)
+RECURRA_PER_TYPE(double, pd, 8, 0xff)
+#undef RECURRA_PER_TYPE
+template <class T> RECURRA_INLINE bool Mask<T>::any() const { return _mm512_test_epi32_mask(__m512i(bits), __m512i(bits)) != 0; }
 
 #else
 
+// Processors other than x86 take the compiler's contraction and its vectors of scalar functions.
 template <class T> RECURRA_INLINE Vec<T> Vec<T>::load_partial(const T* p, long n) {
   alignas(vector_bytes) T lanes[V] = {};
   for (long i = 0; i < n; ++i) lanes[i] = p[i];
@@ -146,21 +148,55 @@ template <class T> RECURRA_INLINE void Vec<T>::store_partial(T* p, Vec v, long n
   store(lanes, v);
   for (long i = 0; i < n; ++i) p[i] = lanes[i];
 }
-#if defined(__AVX__)
-RECURRA_INLINE Vec<float> sqrt_(Vec<float> v) { return Vec<float>(Types<float>::Raw(_mm256_sqrt_ps(v.raw))); }
-RECURRA_INLINE Vec<double> sqrt_(Vec<double> v) { return Vec<double>(Types<double>::Raw(_mm256_sqrt_pd(v.raw))); }
-#elif defined(__SSE2__)
-RECURRA_INLINE Vec<float> sqrt_(Vec<float> v) { return Vec<float>(Types<float>::Raw(_mm_sqrt_ps(v.raw))); }
-RECURRA_INLINE Vec<double> sqrt_(Vec<double> v) { return Vec<double>(Types<double>::Raw(_mm_sqrt_pd(v.raw))); }
+
+#if defined(__AVX__) && defined(__FMA__)
+
+#define RECURRA_FUSED 1
+#define RECURRA_PER_TYPE(T, suffix)                                                                               \
+  RECURRA_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return {_mm256_fmadd_##suffix(a.raw, b.raw, c.raw)}; } \
+  RECURRA_INLINE Vec<T> at_least(Vec<T> limit, Vec<T> v) { return {_mm256_max_##suffix(limit.raw, v.raw)}; }      \
+  RECURRA_INLINE Vec<T> at_most(Vec<T> limit, Vec<T> v) { return {_mm256_min_##suffix(limit.raw, v.raw)}; }       \
+  RECURRA_INLINE Vec<T> sqrt_(Vec<T> v) { return {_mm256_sqrt_##suffix(v.raw)}; }                                 \
+  RECURRA_INLINE Vec<T> floor_(Vec<T> v) { return {_mm256_floor_##suffix(v.raw)}; }
+RECURRA_PER_TYPE(float, ps)
+RECURRA_PER_TYPE(double, pd)
+#undef RECURRA_PER_TYPE
+template <class T> RECURRA_INLINE bool Mask<T>::any() const { return !_mm256_testz_si256(__m256i(bits), __m256i(bits)); }
+
 #else
-RECURRA_INLINE Vec<float> sqrt_(Vec<float> v) {
-  for (long i = 0; i < Vec<float>::V; ++i) v.raw[i] = __builtin_sqrtf(v.raw[i]);
+
+#if defined(__aarch64__)
+#define RECURRA_FUSED 1
+#endif
+template <class T> RECURRA_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return a * b + c; }
+template <class T> RECURRA_INLINE Vec<T> floor_(Vec<T> v) {
+  const Vec<T> magic(T(sizeof(T) == 4 ? 0x1p23 : 0x1p52)), magnitude = abs_(v);
+  const Vec<T> nearest = copysign_((magnitude + magic) - magic, v);
+  const Vec<T> whole = copysign_(nearest - select(nearest > v, Vec<T>(T(1)), Vec<T>(T(0))), v);
+  return select(magnitude < magic, whole, v);
+}
+#if defined(__SSE2__)
+#define RECURRA_PER_TYPE(T, suffix)                                                                       \
+  RECURRA_INLINE Vec<T> at_least(Vec<T> limit, Vec<T> v) { return {_mm_max_##suffix(limit.raw, v.raw)}; } \
+  RECURRA_INLINE Vec<T> at_most(Vec<T> limit, Vec<T> v) { return {_mm_min_##suffix(limit.raw, v.raw)}; }  \
+  RECURRA_INLINE Vec<T> sqrt_(Vec<T> v) { return {_mm_sqrt_##suffix(v.raw)}; }
+RECURRA_PER_TYPE(float, ps)
+RECURRA_PER_TYPE(double, pd)
+#undef RECURRA_PER_TYPE
+template <class T> RECURRA_INLINE bool Mask<T>::any() const { return _mm_movemask_epi8(__m128i(bits)) != 0; }
+#else
+template <class T> RECURRA_INLINE bool Mask<T>::any() const {
+  typename Types<T>::Integer combined = 0;
+  for (long lane = 0; lane < Vec<T>::V; ++lane) combined |= bits[lane];
+  return combined != 0;
+}
+template <class T> RECURRA_INLINE Vec<T> at_least(Vec<T> limit, Vec<T> v) { return select(v < limit, limit, v); }
+template <class T> RECURRA_INLINE Vec<T> at_most(Vec<T> limit, Vec<T> v) { return select(v > limit, limit, v); }
+template <class T> RECURRA_INLINE Vec<T> sqrt_(Vec<T> v) {
+  for (long i = 0; i < Vec<T>::V; ++i) v.raw[i] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(v.raw[i]))) : T(__builtin_sqrt(v.raw[i]));
   return v;
 }
-RECURRA_INLINE Vec<double> sqrt_(Vec<double> v) {
-  for (long i = 0; i < Vec<double>::V; ++i) v.raw[i] = __builtin_sqrt(v.raw[i]);
-  return v;
-}
+#endif
 #endif
 #endif
 
