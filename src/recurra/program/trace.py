@@ -162,9 +162,6 @@ class Symbol:
 
     __int__ = __index__ = __float__
 
-    def __len__(self) -> int:
-        raise CellError("a value of the cell has no length; unpack the gates, as in 'a, b = W @ x'")
-
     def __repr__(self) -> str:
         return f"<symbol of width {self.width}>"
 
