@@ -6,7 +6,7 @@ RECURRA_REQUIRE_ENGINE ?= 1
 STAMPS := $(VENV)/stamps
 ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test kernels check laws bench wheel constraints clean
+.PHONY: setup demo test kernels check format laws bench wheel constraints clean
 
 setup: $(STAMPS)/package
 
@@ -49,6 +49,10 @@ check: setup
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -q tests/test_house_rules.py tests/test_boundaries.py
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 laws: setup
 	$(BIN)/python -m pytest -n 2 tests/test_laws.py
