@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 _SUBMODULES = ("cells", "data", "nn", "ops", "program", "tasks", "testing")
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
-    "load": "recurra.checkpoint",
+    "load": "recurra.tasks",
 }
 
 __all__ = ["__version__", "backends", "cells", "data", "load", "nn", "ops", "program", "tasks", "testing"]

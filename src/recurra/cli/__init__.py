@@ -1,0 +1,40 @@
+"""The command line: thin faces over `learn` and `tasks`. Errors are one line on standard error, and exit code 2."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+_BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit.
+
+    Args:
+        arguments: the words after `recurra`; those of the process if not given.
+
+    Raises:
+        SystemExit: always; code 0 when all went well, 2 for bad input, 130 after Ctrl-C.
+    """
+    from recurra.cli.app import app
+    from recurra.errors import BackendUnavailable, RecurraError
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="recurra")
+    except BrokenPipeError:
+        # Whoever read the output has enough. Python must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except (RecurraError, BackendUnavailable) as error:
+        _fail(str(error))
+    except OSError as error:
+        where = f"{error.filename!r}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}")
+
+
+def _fail(message: str) -> None:
+    print("recurra:", " ".join(message.split("\n")), file=sys.stderr)
+    sys.exit(_BAD_INPUT)

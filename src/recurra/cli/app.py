@@ -1,0 +1,108 @@
+"""The commands and their options. What they do stands in the modules beside this one, loaded when they run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recurra.cli.settings import with_settings
+
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.", show_default=False)]
+
+app = typer.Typer(
+    help="Recurrent sequence models, from one equation to a deployed stream.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+train = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(train, name="train")
+
+
+@train.command("language-model")
+@with_settings
+def language_model(
+    given: dict[str, object],
+    out: Annotated[Path | None, typer.Option(help="The folder to write to; runs/1, runs/2, ... if not given.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was killed or stopped, from its folder.")
+    ] = None,
+) -> None:
+    """Train a model that writes like the text it reads, a character or a word at a time."""
+    from recurra.cli.training import train_language_model
+
+    train_language_model(given, out=out, resumed=resume)
+
+
+@app.command()
+def generate(
+    run: RunFolder,
+    prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
+    length: Annotated[int, typer.Option(min=0, help="How many characters (or words) to write.")] = 400,
+    temperature: Annotated[
+        float, typer.Option(help="Below 1 for safer text, above 1 for wilder text; 0 takes the likeliest always.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="The same seed writes the same text.")] = 1,
+    top_k: Annotated[int | None, typer.Option(help="Choose among so many of the likeliest only.")] = None,
+) -> None:
+    """Let a trained model write; the text appears as it is made."""
+    from recurra.cli.writing import write
+
+    write(run, prompt=prompt, length=length, temperature=temperature, seed=seed, top_k=top_k)
+
+
+@app.command()
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        Path | None, typer.Option(help="A text file or folder to score whole; the run's held-out parts if not given.")
+    ] = None,
+) -> None:
+    """Score a trained model, in nats and bits a character."""
+    from recurra.cli.reports import report_scores
+
+    report_scores(run, data)
+
+
+@app.command()
+def info(run: RunFolder) -> None:
+    """Tell what is known about a training run."""
+    from recurra.cli.reports import report_run
+
+    report_run(run)
+
+
+@app.command()
+def cells() -> None:
+    """List the recurrent cells."""
+    from recurra.cli.reports import report_cells
+
+    report_cells()
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what runs on this machine, how fast, and why."""
+    from recurra.cli.doctor import report_machine
+
+    report_machine()
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+def bench(context: typer.Context) -> None:
+    """Measure the engine against its peers."""
+    from recurra.bench import main
+
+    main(context.args)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="The folder to write to; runs/demo if not given.")] = None,
+    minutes: Annotated[float, typer.Option(help="How long to train.")] = 3.0,
+) -> None:
+    """Train on the Python standard library's source for three minutes, then write a page in its manner."""
+    from recurra.cli.training import run_demo
+
+    run_demo(out, minutes=minutes)

@@ -1,0 +1,82 @@
+"""`recurra evaluate`, `recurra info` and `recurra cells`."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from recurra import cells
+from recurra.checkpoint import read_model, read_weights
+from recurra.learn.evaluate import evaluate
+from recurra.learn.run import VALIDATION_LOSS, Run
+from recurra.program import Program
+from recurra.tasks import LanguageModel
+
+
+def report_scores(folder: Path, data: Path | None) -> None:
+    """Print a line for each part that was scored."""
+    for name, score in evaluate(folder, data).items():
+        words = (
+            f"  {score.tokens:,} words, {score.nats_per_token:.4f} nats a word"
+            if score.tokens != score.characters
+            else ""
+        )
+        unknown = f"  ({score.unknown:,} of its tokens are unknown to the model)" if score.unknown else ""
+        print(
+            f"{name}  {score.characters:,} characters predicted  {score.nats_per_character:.4f} nats/char"
+            f"  {score.bits_per_character:.4f} bits/char{words}{unknown}",
+            flush=True,
+        )
+
+
+def report_run(folder: Path) -> None:
+    """Print what the files of a run say."""
+    run = Run(folder)
+    task, spec = read_model(folder)
+    model = LanguageModel.from_spec(spec)
+    lines = {
+        "task": task,
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "vocabulary": f"{len(model.vocabulary):,} tokens ({model.vocabulary.unit})",
+    }
+    if run.exists():
+        about = run.read_about()
+        lines["text"] = about.source
+        lines["ended"] = f"{about.ended or 'not yet'} ({about.steps:,} updates, {about.seconds:,.0f} s)"
+    if run.weights.exists():
+        _, kept = read_weights(folder)
+        loss = (
+            f", validation loss {float(kept['validation_loss']):.4f} nats a token" if "validation_loss" in kept else ""
+        )
+        lines["weights"] = f"of update {int(kept['step']):,}{loss}"
+    else:
+        lines["weights"] = "none yet; go on with: recurra train language-model --resume"
+    for name, value in lines.items():
+        print(f"{name:12}{value}")
+    print(model)
+    if run.exists():
+        for name, value in run.read_settings():
+            print(f"{name:18}{'-' if value is None else value}")
+
+
+def describe_weights(about: dict[str, str]) -> str:
+    """In words, what `save_weights` kept with the weights of a run."""
+    loss = f", validation loss {float(about[VALIDATION_LOSS]):.4f} nats a token" if VALIDATION_LOSS in about else ""
+    return f"after update {int(about['step']):,}{loss}"
+
+
+def report_cells() -> None:
+    """Print a table of the registered cells."""
+    table = Table("cell", "states", "parameters", "what it is", box=None, pad_edge=False)
+    for name in cells.names():
+        program = cells.get(name)
+        table.add_row(name, ", ".join(s.name for s in program.states), _parameters(program), _first_line(program.doc))
+    Console().print(table, highlight=False)
+
+
+def _parameters(program: Program) -> str:
+    return ", ".join(f"{p.name}({p.gates})" if p.gates > 1 else p.name for p in program.parameters)
+
+
+def _first_line(doc: str) -> str:
+    return doc.strip().split("\n", 1)[0]

@@ -1,0 +1,22 @@
+"""`recurra generate`."""
+
+import io
+import sys
+from pathlib import Path
+
+from recurra.decode import drawn
+from recurra.tasks import load
+
+
+def write(folder: Path, *, prompt: str, length: int, temperature: float, seed: int, top_k: int | None) -> None:
+    """Print the prompt and what the model adds to it, each token as soon as it is made."""
+    pick = drawn(temperature=temperature, seed=seed, top_k=top_k)
+    model = load(folder)
+    # A terminal in another encoding shows what it can.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    sys.stdout.write(prompt)
+    for piece in model.generate(prompt, pick, length=length):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")

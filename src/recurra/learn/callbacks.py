@@ -1,0 +1,198 @@
+"""What happens during a run besides training: recording, stopping, and keeping what must not be lost."""
+
+import io
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from recurra.checkpoint import save_weights, write_atomically
+from recurra.errors import FormatError
+from recurra.learn.module import Training
+from recurra.learn.run import VALIDATION_LOSS, Run
+
+
+class Record(Callback):
+    """Writes the training loss into the logs at every so many updates, and finds out when it is no number any more."""
+
+    def __init__(self, *, every: int) -> None:
+        self._every = every
+        self.latest: float | None = None
+        """Nats a token, over the updates before the last row."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record when it is time."""
+        assert isinstance(pl_module, Training)
+        if trainer.global_step % self._every == 0 or trainer.should_stop:
+            loss = pl_module.mean_loss()
+            if loss is not None:
+                self.latest = loss
+                pl_module.record({"learning_rate": pl_module.learning_rate, "train_loss": loss})
+
+
+class Interrupts:
+    """While in this context, Ctrl-C asks for an orderly end instead of raising; a second Ctrl-C raises as usual.
+
+    Lightning watches for SIGTERM itself, in the same manner.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: Any = None
+
+    def __enter__(self) -> "Interrupts":
+        # Signals reach the main thread only, and only there may one ask for them.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        signal.signal(signal.SIGINT, self._previous)
+
+
+class Limits(Callback):
+    """Ends the run when its steps or its time are used up, or when it is interrupted."""
+
+    def __init__(self, interrupts: Interrupts, *, validate_every: int | None) -> None:
+        self._interrupts = interrupts
+        self._validate_every = validate_every
+        self.finished = False
+        """Whether the run has used up its steps or its time."""
+        self.interrupted = False
+        """Whether someone ended it before."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing more in a run that was over when it was resumed."""
+        assert isinstance(pl_module, Training)
+        if pl_module.budget.is_over(trainer.global_step):
+            self.finished = trainer.should_stop = True
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the clock and at what came in."""
+        assert isinstance(pl_module, Training)
+        step = trainer.global_step
+        if pl_module.budget.is_over(step):
+            self.finished = trainer.should_stop = True
+        elif self._interrupts.received and self.may_pause_after(step):
+            self.interrupted = trainer.should_stop = True
+
+    def may_pause_after(self, step: int) -> bool:
+        """Whether a run may be left after this step and go on from there exactly.
+
+        A validation that is due would be left out, and Lightning does not make up for it.
+        """
+        return self._validate_every is None or step % self._validate_every != 0
+
+
+class BestWeights(Checkpoint):
+    """Writes `weights.safetensors` each time that the validation loss is the lowest so far."""
+
+    def __init__(self, run: Run, limits: Limits) -> None:
+        self._run = run
+        self._limits = limits
+        self.best: float | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Compare and keep."""
+        assert isinstance(pl_module, Training)
+        # The validation after an interrupt is none of the run's own: a resumed run must not know of it.
+        if self._limits.interrupted and self._run.weights.exists():
+            return
+        loss = float(trainer.callback_metrics[VALIDATION_LOSS])
+        if self.best is None or loss < self.best:
+            self.best = loss
+            keep_weights(self._run, pl_module, validation_loss=loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lowest loss so far."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from it."""
+        self.best = state_dict["best"]
+
+
+class SaveState(Checkpoint):
+    """Writes `trainer.ckpt` from time to time and at the end, and the weights too in a run without validation."""
+
+    def __init__(self, run: Run, limits: Limits, *, every: float) -> None:
+        self._run = run
+        self._limits = limits
+        self._every = every
+        self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time."""
+        assert isinstance(pl_module, Training)
+        due = time.monotonic() - self._last >= self._every or trainer.should_stop or trainer.received_sigterm
+        if self._limits.finished or (due and self._limits.may_pause_after(trainer.global_step)):
+            pl_module.check_finite()
+            if pl_module.validation is None:
+                keep_weights(self._run, pl_module, validation_loss=None)
+            trainer.save_checkpoint(self._run.trainer_state)
+            self._last = time.monotonic()
+
+
+class AtomicFiles(CheckpointIO):
+    """Writes Lightning's checkpoints beside their place and renames them; reads them without unpickling any object."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write the checkpoint. Raises OSError when it cannot be; an earlier one is intact."""
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
+        write_atomically(Path(path), content.getvalue())
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """The checkpoint, on the CPU. Raises FormatError when it is damaged."""
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        # What torch and its unpickler raise for truncated and for altered files.
+        except (RuntimeError, EOFError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise _damaged(path, error) from None
+        if not isinstance(content, Mapping) or "recurra" not in content:
+            raise FormatError(f"{str(path)!r} is not the state of a training run")
+        return dict(content)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete the file."""
+        Path(path).unlink()
+
+
+def keep_weights(run: Run, training: Training, *, validation_loss: float | None) -> None:
+    """Write `weights.safetensors`, with the step and the loss in it."""
+    about = {"step": str(training.trainer.global_step)}
+    if validation_loss is not None:
+        about[VALIDATION_LOSS] = repr(validation_loss)
+    save_weights(run.folder, training.model.state_dict(), about)
+
+
+def _damaged(path: str | Path, error: Exception) -> FormatError:
+    first_line = str(error).split("\n", 1)[0]
+    return FormatError(
+        f"{str(path)!r} is truncated or damaged ({first_line})",
+        advice="Begin the run again in another folder; its weights may still be good.",
+    )

@@ -1,0 +1,69 @@
+"""Layers as data: any nest of recurrent layers and wrappers as plain JSON, and back. No code is stored or run."""
+
+import json
+from typing import Any
+
+from recurra.errors import ArgumentError, FormatError
+from recurra.nn import Bidirectional, Dropout, Last, Layer, Mean, Recurrent, Residual, Stack
+from recurra.program import Program
+
+_AROUND_ONE = {kind.__name__: kind for kind in (Last, Mean, Residual)}
+
+
+def layer_spec(layer: Layer) -> dict[str, Any]:
+    """The layer as plain JSON, without its weights. A cell's program is in it, so a user's own cell needs no registry.
+
+    Raises:
+        ArgumentError: a layer, here or within, that is no program and none of recurra's wrappers.
+    """
+    kind = type(layer).__name__
+    if isinstance(layer, Recurrent):
+        return {
+            "kind": "Recurrent",
+            "program": json.loads(layer.program.to_json()),
+            "input_size": layer.input_size,
+            "hidden_size": layer.hidden_size,
+            "widths": layer.widths,
+        }
+    if isinstance(layer, Stack):
+        return {"kind": kind, "layers": [layer_spec(one) for one in layer.layers]}
+    if isinstance(layer, Bidirectional):
+        return {"kind": kind, "forward": layer_spec(layer.forward_layer), "backward": layer_spec(layer.backward_layer)}
+    if isinstance(layer, Dropout):
+        return {"kind": kind, "probability": layer.probability, "layer": layer_spec(layer.layer)}
+    if isinstance(layer, Last | Mean | Residual):
+        return {"kind": kind, "layer": layer_spec(layer.layer)}
+    raise ArgumentError(
+        f"a layer of class {kind} cannot be saved as data",
+        expected="recurra.nn.Recurrent and the wrappers of recurra.nn",
+        advice="Save its state_dict with torch.save.",
+    )
+
+
+def build_layer(spec: Any) -> Layer:
+    """The layer that `layer_spec` described, its weights drawn anew.
+
+    Raises:
+        FormatError: the data describe no layer.
+        RecurraError: they describe one that cannot be built, such as layers that do not fit on one another.
+    """
+    try:
+        return _build(spec)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"a layer in a model file is malformed ({type(error).__name__}: {error})") from None
+
+
+def _build(spec: Any) -> Layer:
+    kind = spec["kind"]
+    if kind == "Recurrent":
+        program = Program.from_json(json.dumps(spec["program"]))
+        return Recurrent(program, spec["input_size"], spec["hidden_size"], widths=spec["widths"])
+    if kind == "Stack":
+        return Stack([_build(one) for one in spec["layers"]])
+    if kind == "Bidirectional":
+        return Bidirectional(_build(spec["forward"]), _build(spec["backward"]))
+    if kind == "Dropout":
+        return Dropout(_build(spec["layer"]), spec["probability"])
+    if kind in _AROUND_ONE:
+        return _AROUND_ONE[kind](_build(spec["layer"]))
+    raise FormatError("the kind of a layer in a model file", got=kind, expected="one of recurra.nn's")

@@ -1,0 +1,53 @@
+"""Tasks: a model, its loss, its scores and its predictions, one file each. `recurra.learn` trains them."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recurra.checkpoint import read_model, read_weights
+from recurra.errors import FormatError
+from recurra.tasks.language_model import LanguageModel, Score
+
+TASKS = {model.task: model for model in (LanguageModel,)}
+
+__all__ = ["TASKS", "LanguageModel", "Score", "load", "load_weights"]
+
+
+def load(path: str | Path) -> LanguageModel:
+    """Open a saved model: the module with its weights, on the CPU, ready to predict. No code from the files is run.
+
+    Args:
+        path: the folder with `model.json` and `weights.safetensors`, such as the folder of a training run.
+
+    Raises:
+        ArgumentError: there is no saved model, or no weights yet.
+        FormatError: a file is damaged, of another format, or of a newer version.
+        OSError: a file cannot be read.
+    """
+    folder = Path(path)
+    task, spec = read_model(folder)
+    if task not in TASKS:
+        raise FormatError(f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(TASKS))
+    model = TASKS[task].from_spec(spec)
+    weights, _ = read_weights(folder)
+    load_weights(model, weights, source=str(folder))
+    return model.eval()
+
+
+def load_weights(model: torch.nn.Module, weights: dict[str, Any], *, source: str) -> None:
+    """Put the weights into the model.
+
+    Raises:
+        FormatError: they are not this model's: names or shapes differ.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(wanted.keys() | got.keys()):
+        if wanted.get(name) != got.get(name):
+            raise FormatError(
+                f"the weights in {source!r} do not fit its model: {name}",
+                got=got.get(name, "nothing"),
+                expected=f"shape {wanted[name]}" if name in wanted else "no such weight",
+            )
+    model.load_state_dict(weights)

@@ -1,0 +1,247 @@
+"""The language model: given the text so far, how likely is each next character or word?
+
+Embedding, a stack of recurrent layers, softmax (Mikolov et al. 2010; Graves 2013; Karpathy, Johnson and Li 2015).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from recurra.cells import Cell
+from recurra.data import RESERVED, Chunk, Document, TokenStream, Vocabulary, exact_rows
+from recurra.data.stream import IGNORED, Rows
+from recurra.decode import Picker, generate
+from recurra.errors import ArgumentError, FormatError
+from recurra.models import build_layer, layer_spec
+from recurra.nn import Dropout, Layer, Recurrent, Stack
+from recurra.nn.layer import State
+
+# Longer chunks gain nothing; these keep the memory for a batch of documents small.
+_STEPS_OF_A_CHUNK = 256
+_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts some text."""
+
+    nats: float
+    """The sum over all tokens of minus the logarithm of the probability given to each."""
+    tokens: int
+    """How many tokens were predicted."""
+    characters: int
+    """How many characters these tokens have."""
+    unknown: int = 0
+    """How many of the tokens the model does not know; each was scored as the reserved one."""
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean cross-entropy a token, in nats."""
+        return self.nats / self.tokens
+
+    @property
+    def nats_per_character(self) -> float:
+        """Mean cross-entropy a character, in nats."""
+        return self.nats / self.characters
+
+    @property
+    def bits_per_character(self) -> float:
+        """Mean cross-entropy a character, in bits."""
+        return self.nats_per_character / math.log(2)
+
+
+class LanguageModel(nn.Module):
+    """Embedding, dropout, recurrent layers, softmax.
+
+    Args:
+        vocabulary: the tokens; token `i` has row `i` of the embedding and score `i` of the softmax.
+        layers: from an embedding's features to any number of features; a `Stack` with dropout in it, as a rule.
+        dropout: share of the embedding's features set to zero in training.
+        tied: the softmax takes its weights from the embedding (Press and Wolf 2017), after a linear projection if the
+            layers' output has another size.
+
+    Raises:
+        ArgumentError: layers that cannot run a step at a time, or that need the time between steps.
+    """
+
+    task = "language-model"
+
+    def __init__(self, vocabulary: Vocabulary, layers: Layer, *, dropout: float = 0.0, tied: bool = False) -> None:
+        super().__init__()
+        if not layers.causal or layers.pools or layers.uses_elapsed:
+            raise ArgumentError(
+                "the layers of a language model",
+                got=type(layers).__name__,
+                expected="layers that read forwards, put out a vector a step, and need no time between steps",
+            )
+        embedding_size = layers.input_size
+        self.vocabulary = vocabulary
+        self.embedding = nn.Embedding(len(vocabulary), embedding_size)
+        self.layers = layers
+        self.dropout = nn.Dropout(dropout)
+        self.tied = tied
+        sizes = (layers.output_size, embedding_size)
+        self.projection = nn.Linear(*sizes, bias=False) if tied and sizes[0] != sizes[1] else None
+        self.softmax = None if tied else nn.Linear(layers.output_size, len(vocabulary), bias=False)
+        self.bias = nn.Parameter(torch.zeros(len(vocabulary)))
+        # A softmax with the embedding's weights needs them small, or the first losses are far above chance.
+        scale = embedding_size**-0.5 if tied else 1.0
+        nn.init.normal_(self.embedding.weight, std=scale)
+        if self.softmax is not None:
+            nn.init.xavier_uniform_(self.softmax.weight)
+        if self.projection is not None:
+            nn.init.xavier_uniform_(self.projection.weight)
+
+    @classmethod
+    def build(
+        cls,
+        vocabulary: Vocabulary,
+        *,
+        cell: str | Cell,
+        hidden: int,
+        layers: int = 1,
+        embedding: int = 64,
+        dropout: float = 0.0,
+        tied: bool = False,
+    ) -> "LanguageModel":
+        """A model of `layers` equal layers of a cell, dropout after the embedding and after each of them."""
+        stack: list[Layer] = []
+        size = embedding
+        for _ in range(layers):
+            stack.append(Dropout(Recurrent(cell, size, hidden), dropout))
+            size = stack[-1].output_size
+        return cls(vocabulary, Stack(stack), dropout=dropout, tied=tied)
+
+    def initial_state(self, batch: int) -> State:
+        """The state before a document."""
+        return self.layers.initial_state(batch)
+
+    def forward(
+        self, tokens: Tensor, state: State | None = None, *, reset: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """Log odds of the token after each token.
+
+        Args:
+            tokens: integers, shape (batch, time).
+            state: from an earlier call; None to begin.
+            reset: booleans, shape (batch, time); true where a row starts afresh before that step.
+
+        Returns:
+            scores, shape (batch, time, tokens of the vocabulary), and the state after the last step.
+        """
+        features, after = self.layers(self.dropout(self.embedding(tokens)), state, reset=reset)
+        return self._scores(features), after
+
+    def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """One step of `forward`: tokens of shape (batch,), scores of shape (batch, tokens of the vocabulary)."""
+        features, state = self.layers.step(self.dropout(self.embedding(tokens)), state)
+        return self._scores(features), state
+
+    def loss(self, inputs: Tensor, targets: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
+        """The sum of the cross-entropies of the targets in nats, those that are `IGNORED` left out; and the new state.
+
+        All tensors have shape (batch, time).
+        """
+        scores, after = self(inputs, state, reset=reset)
+        nats = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+        return nats, after
+
+    def _scores(self, features: Tensor) -> Tensor:
+        if self.softmax is not None:
+            return F.linear(features, self.softmax.weight, self.bias)
+        if self.projection is not None:
+            features = self.projection(features)
+        return F.linear(features, self.embedding.weight, self.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.bias.device
+
+    def stream(self, documents: Sequence[Document]) -> TokenStream:
+        """The documents as one stream of this model's tokens."""
+        return TokenStream.from_documents([self.vocabulary.encode(document.text) for document in documents])
+
+    @torch.no_grad()
+    def score_rows(self, rows: Rows) -> tuple[float, int]:
+        """The sum of the cross-entropies in nats of a reading, and how many tokens that are."""
+        training = self.training
+        self.eval()
+        nats, state = 0.0, None
+        for chunk in rows.chunks(_STEPS_OF_A_CHUNK):
+            inputs, targets, reset = as_tensors(chunk, self.device)
+            chunk_nats, state = self.loss(inputs, targets, state, reset)
+            nats += chunk_nats.item()
+        self.train(training)
+        return nats, rows.predicted
+
+    def score(self, documents: Sequence[Document]) -> Score:
+        """Read the documents once, each from its beginning to its end with the state carried, and predict every token.
+
+        Raises:
+            ArgumentError: there is not a single token.
+        """
+        stream = self.stream(documents)
+        nats, tokens = self.score_rows(exact_rows(stream, rows=_ROWS))
+        characters = sum(len(document.text) for document in documents)
+        return Score(nats, tokens, characters, unknown=int((stream.targets == RESERVED).sum()))
+
+    def generate(self, prompt: str, pick: Picker, *, length: int) -> Iterator[str]:
+        """Continue the prompt by `length` tokens, each yielded as soon as it is made. The reserved token never is.
+
+        An empty prompt begins a document.
+        """
+        if self.vocabulary.unit == "word":
+            # A word brings its own space along.
+            prompt = prompt.removesuffix(" ")
+        self.eval()
+        read = [RESERVED, *self.vocabulary.encode(prompt).tolist()]
+        for token in generate(self._step_of_one, self.initial_state(1), read, pick, length=length):
+            yield self.vocabulary.decode([token])
+
+    @torch.no_grad()
+    def _step_of_one(self, token: int, state: State) -> tuple[NDArray[np.floating], State]:
+        scores, state = self.step(torch.tensor([token], device=self.device), state)
+        scores[:, RESERVED] = -math.inf
+        return scores[0].cpu().numpy(), state
+
+    def to_spec(self) -> dict[str, Any]:
+        """Everything but the weights, as plain JSON; the programs of the cells are in it."""
+        return {
+            "vocabulary": self.vocabulary.to_dict(),
+            "dropout": self.dropout.p,
+            "tied": self.tied,
+            "layers": layer_spec(self.layers),
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> "LanguageModel":
+        """The module that `to_spec` describes, its weights drawn anew.
+
+        Raises:
+            FormatError: something is missing in the spec or does not fit.
+        """
+        expected = {"vocabulary", "dropout", "tied", "layers"}
+        if spec.keys() != expected:
+            raise FormatError("the fields of a language model", got=sorted(spec), expected=", ".join(sorted(expected)))
+        dropout, tied = spec["dropout"], spec["tied"]
+        if type(dropout) not in (int, float) or not 0 <= dropout < 1 or type(tied) is not bool:
+            raise FormatError(
+                "the dropout and tying of a language model", got=(dropout, tied), expected="such as 0.2, true"
+            )
+        return cls(Vocabulary.from_dict(spec["vocabulary"]), build_layer(spec["layers"]), dropout=dropout, tied=tied)
+
+
+def as_tensors(chunk: Chunk, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs, targets and reset of a chunk as tensors on the device."""
+    inputs, targets, reset = (None if array is None else torch.from_numpy(array).to(device) for array in chunk)
+    assert inputs is not None
+    assert targets is not None
+    return inputs, targets, reset
