@@ -1,6 +1,6 @@
 """A slow reading of docs/plan-format.md in numpy: what the engine is tested against.
 
-It takes the whole sequence as one chunk of time. Every buffer begins as NaN, so whatever is read before it is written shows.
+The whole sequence is one chunk of time here. Every buffer begins as NaN, so what is read before it is written shows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ Array = np.ndarray
 Operand = tuple[int, int, int]
 
 (
-    REGISTER, CONSTANT, VECTOR, INPUT, ELAPSED, OUTPUT, CHUNK, TAPE, TEMP, STATE_PREVIOUS, STATE_NEXT, GRAD_OUTPUT, GRAD_NEXT,
-    GRAD_PREVIOUS, GRAD_INPUT, GRAD_ELAPSED, SCALAR_TEMP, SCALAR_CHUNK, SCALAR_TAPE,
+    REGISTER, CONSTANT, VECTOR, INPUT, ELAPSED, OUTPUT, CHUNK, TAPE, TEMP, STATE_PREVIOUS, STATE_NEXT, GRAD_OUTPUT,
+    GRAD_NEXT, GRAD_PREVIOUS, GRAD_INPUT, GRAD_ELAPSED, SCALAR_TEMP, SCALAR_CHUNK, SCALAR_TAPE,
 ) = range(19)  # fmt: skip
 POINTWISE, PRODUCT, REDUCE, OUTER, ROWSUM = range(5)
 INFER, TRAIN, BACKWARD = range(3)
@@ -35,7 +35,8 @@ OPERATIONS: list[Callable[..., Array]] = [
     lambda a: np.maximum(a, 0), np.exp, np.log, np.sqrt, lambda a: 1 / np.sqrt(a), lambda a: np.logaddexp(a, 0), np.abs,
     np.minimum, np.maximum, lambda a, b, c: np.minimum(np.maximum(a, b), c), np.floor, np.mod,
     lambda a, b, c: np.where(a != 0, b, c),
-    _truth(np.less), _truth(np.less_equal), _truth(np.greater), _truth(np.greater_equal), _truth(np.equal), _truth(np.not_equal),
+    _truth(np.less), _truth(np.less_equal), _truth(np.greater), _truth(np.greater_equal), _truth(np.equal),
+    _truth(np.not_equal),
     np.sign, lambda a, b: a * b * (1 - b), lambda a, b: a * (1 - b * b), lambda a: (a > 0).astype(np.float64),
     np.sin, np.cos, np.log1p, np.expm1,
 ]  # fmt: skip
@@ -70,7 +71,9 @@ def _phase(reader: _Reader) -> Phase:
     if kind == POINTWISE:
         width = reader.next()
         operands = [reader.operand() for _ in range(reader.next())]
-        return Phase(kind, {"width": width, "operands": operands, "code": [reader.many(5) for _ in range(reader.next())]})
+        return Phase(
+            kind, {"width": width, "operands": operands, "code": [reader.many(5) for _ in range(reader.next())]}
+        )
     if kind == PRODUCT:
         parameter, transposed = reader.many(2)
         segments = [(reader.operand(), reader.next()) for _ in range(reader.next())]
@@ -79,7 +82,9 @@ def _phase(reader: _Reader) -> Phase:
     if kind == REDUCE:
         operation = reader.next()
         source, length = reader.operand(), reader.next()
-        return Phase(kind, {"operation": operation, "source": source, "length": length, "destination": reader.operand()})
+        return Phase(
+            kind, {"operation": operation, "source": source, "length": length, "destination": reader.operand()}
+        )
     parameter = reader.next()
     if kind == OUTER:
         sides = [[(reader.operand(), *reader.many(2)) for _ in range(reader.next())] for _ in range(2)]
@@ -90,7 +95,7 @@ def _phase(reader: _Reader) -> Phase:
 
 @dataclass
 class Call:
-    """The arguments of one run. Arrays are (batch, time, columns); lengths (batch,); reset and elapsed (batch, time)."""
+    """The arguments of a run. Arrays are (batch, time, columns); lengths (batch,); reset and elapsed (batch, time)."""
 
     x: Array
     parameters: list[Array]
@@ -145,7 +150,9 @@ class _Run:
         self.grad_x = np.full((batch, time, plan.input_columns), np.nan)
         self.grad_elapsed = np.full((batch, time, 1), np.nan)
         self.grad_parameters = [np.zeros((r, c) if c else (r,)) for r, c in plan.parameters]
-        self.tape = np.full(batch * time * plan.tape_columns, np.nan) if call.tape is None else call.tape.astype(np.float64)
+        self.tape = (
+            np.full(batch * time * plan.tape_columns, np.nan) if call.tape is None else call.tape.astype(np.float64)
+        )
         self.registers: dict[int, Array] = {}
 
     # Places
