@@ -10,18 +10,20 @@ from torch import Tensor
 from recurra.errors import ArgumentError, ShapeError
 from recurra.nn import checks
 from recurra.nn.layer import Layer, State
-from recurra.nn.sequence import reverse
+from recurra.nn.sequence import reverse, valid_steps
 from recurra.nn.state import state_type
 
 
 @final
 class Bidirectional(Layer):
-    """Two layers over the same input, one of them backwards in time (Schuster and Paliwal 1997); their outputs are joined.
+    """Two layers over the same input, one of them backwards in time (Schuster and Paliwal 1997); their outputs are
+    joined.
 
-    y (batch, time, output sizes together), first what the forward layer puts out. The state is (forward, backward). The backward layer
-    reads the valid part of each row, from its true end to its beginning, and starts afresh at the borders that `reset` draws. It reads
-    at each step the time that passes until the step after, zero at the end. Two pooling layers join their vectors:
-    ``Bidirectional(Last(a), Last(b))`` gives the two final outputs, each after a whole reading.
+    y (batch, time, output sizes together), first what the forward layer puts out. The state is (forward, backward).
+    The backward layer reads the valid part of each row, from its true end to its beginning, and starts afresh at the
+    borders that `reset` draws. It reads at each step the time that passes until the step after, zero at the end. Two
+    pooling layers join their vectors: ``Bidirectional(Last(a), Last(b))`` gives the two final outputs, each after a
+    whole reading.
 
     It needs the future, so it cannot step.
     """
@@ -39,7 +41,9 @@ class Bidirectional(Layer):
                 advice="Both read the same input",
             )
         if forward_layer.pools != backward_layer.pools:
-            raise ArgumentError("one of the two layers pools", expected="both or neither", advice="Wrap both in Last or Mean")
+            raise ArgumentError(
+                "one of the two layers pools", expected="both or neither", advice="Wrap both in Last or Mean"
+            )
         self.forward_layer = forward_layer
         self.backward_layer = backward_layer
         self.input_size = forward_layer.input_size
@@ -62,17 +66,15 @@ class Bidirectional(Layer):
     ) -> tuple[Tensor, State]:
         checks.check_elapsed_wanted(elapsed, self.uses_elapsed)
         if state is not None:
-            checks.check_structure(state, self._state_type, 2, "Pass what layer.initial_state or an earlier call returned")
-        ahead, back = self.forward_layer, self.backward_layer
+            checks.check_structure(state, self._state_type, 2)
         before = (None, None) if state is None else state
-        own = elapsed if ahead.uses_elapsed else None
-        y, after = ahead(x, before[0], lengths=lengths, reset=reset, elapsed=own)
+        y, after = _run(self.forward_layer, x, before[0], {"lengths": lengths, "reset": reset, "elapsed": elapsed})
         backwards = {
             "lengths": lengths,
-            "reset": None if reset is None else reverse(_one_earlier(reset), lengths),
-            "elapsed": reverse(_until_next(elapsed, lengths), lengths) if elapsed is not None and back.uses_elapsed else None,
+            "reset": None if reset is None else reverse(_of_next(reset, lengths), lengths),
+            "elapsed": None if elapsed is None else reverse(_of_next(elapsed, lengths), lengths),
         }
-        y_back, after_back = back(reverse(x, lengths), before[1], **backwards)
+        y_back, after_back = _run(self.backward_layer, reverse(x, lengths), before[1], backwards)
         if not self.pools:
             y_back = reverse(y_back, lengths)
         return torch.cat((y, y_back), dim=-1), self._state_type(after, after_back)
@@ -82,19 +84,19 @@ class Bidirectional(Layer):
         raise ArgumentError(
             "Bidirectional cannot step",
             expected="whole sequences",
-            advice="Its backward layer starts at the end. Call layer(x), or stream with a layer that reads forwards only",
+            advice="Its backward layer starts at the end; to stream, use a layer that reads forwards only",
         )
 
 
-def _one_earlier(value: Tensor) -> Tensor:
-    """What stood at step t + 1 at step t: a border before a step is, read backwards, a border after it."""
-    return torch.cat((value[:, 1:], torch.zeros_like(value[:, :1])), dim=1)
+def _run(layer: Layer, x: Tensor, state: State | None, rows: dict[str, Tensor | None]) -> tuple[Tensor, State]:
+    elapsed = rows["elapsed"] if layer.uses_elapsed else None
+    return layer(x, state, lengths=rows["lengths"], reset=rows["reset"], elapsed=elapsed)
 
 
-def _until_next(elapsed: Tensor, lengths: Tensor | None) -> Tensor:
-    later = _one_earlier(elapsed)
+def _of_next(value: Tensor, lengths: Tensor | None) -> Tensor:
+    """What stood at step t + 1, now at t; zero at the last valid step. Backwards, a border comes after its step."""
+    later = torch.cat((value[:, 1:], torch.zeros_like(value[:, :1])), dim=1)
     if lengths is None:
         return later
-    steps = torch.arange(elapsed.shape[1], device=elapsed.device)
-    # what stands beyond the last valid step is padding, which may hold anything
-    return torch.where(steps < lengths[:, None] - 1, later, torch.zeros_like(later))
+    # beyond the last valid step stands padding, which may hold anything
+    return torch.where(valid_steps(lengths, value.shape[1] + 1)[:, 1:], later, torch.zeros_like(later))

@@ -16,6 +16,8 @@ from recurra.nn.layer import Layer
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
+_STATE_ADVICE = "Pass what layer.initial_state or an earlier call returned"
+
 
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
@@ -51,7 +53,13 @@ def _advice_for(value: Any) -> str:
 
 def check_sequence(x: Any, size: int, like: Tensor) -> None:
     """x is (batch, time, size), like the parameter `like`."""
-    if isinstance(x, Tensor) and x.ndim == 3 and x.shape[2] == size and x.dtype == like.dtype and x.device == like.device:
+    if (
+        isinstance(x, Tensor)
+        and x.ndim == 3
+        and x.shape[2] == size
+        and x.dtype == like.dtype
+        and x.device == like.device
+    ):
         return
     _check_input("x", x, ("batch", "time"), size, like)
 
@@ -67,38 +75,42 @@ def _check_input(name: str, x: Any, leading: tuple[str, ...], size: int, like: T
         if x.ndim == len(leading) + 1:
             advice = f"The layer was built with input_size={size}; is the feature dimension last?"
         elif x.ndim == len(leading):
-            advice = f"A batch of one is {name}[None]" if x.shape[-1] == size else f"A single feature is {name}[..., None]"
+            advice = (
+                f"A batch of one is {name}[None]" if x.shape[-1] == size else f"A single feature is {name}[..., None]"
+            )
         else:
             advice = "Use layer.step for one step" if name == "x" else "Use layer(x) for whole sequences"
         raise ShapeError(f"{name} has shape {_shape(x)}", expected=expected, advice=advice)
     check_like(name, x, like)
 
 
-def check_structure(state: Any, kind: type | None, count: int, advice: str) -> None:
+def check_structure(state: Any, kind: type | None, count: int) -> None:
     """A nested state is a tuple of `count` parts; a named one carries the names of `kind`."""
     if not isinstance(state, tuple):
-        hint = "Put it in a tuple: (h,)" if isinstance(state, Tensor) else advice
+        hint = "Put it in a tuple: (h,)" if isinstance(state, Tensor) else _STATE_ADVICE
         raise ShapeError(f"state is a {type(state).__name__}", expected=f"a tuple of {count}", advice=hint)
     names = getattr(state, "_fields", None)
     wanted = getattr(kind, "_fields", None)
     if len(state) != count or (names is not None and names != wanted):
         got = f"({', '.join(names)})" if names is not None else f"{len(state)} parts"
         expected = f"({', '.join(wanted)})" if wanted is not None else f"{count} parts"
-        raise ShapeError(f"state has {got}", expected=expected, advice=advice)
+        raise ShapeError(f"state has {got}", expected=expected, advice=_STATE_ADVICE)
 
 
 def check_state(state: Any, kind: type, columns: tuple[int, ...], batch: int, like: Tensor) -> None:
     """The state of one recurrent layer: tensors (batch, columns) by the names of `kind`."""
     if type(state) is not kind:
-        check_structure(state, kind, len(columns), "Pass what layer.initial_state or an earlier call returned")
+        check_structure(state, kind, len(columns))
     for k, (tensor, width) in enumerate(zip(state, columns, strict=True)):
         name = f"state.{kind._fields[k]}"  # type: ignore[attr-defined]
         if not isinstance(tensor, Tensor):
-            raise ShapeError(f"{name} is a {type(tensor).__name__}", expected="a tensor", advice="Pass what an earlier call returned")
+            raise ShapeError(f"{name} is a {type(tensor).__name__}", expected="a tensor", advice=_STATE_ADVICE)
         if tensor.ndim != 2 or tensor.shape[0] != batch or tensor.shape[1] != width:
-            advice = "Pass what layer.initial_state or an earlier call returned"
+            advice = _STATE_ADVICE
             if tensor.ndim == 2 and tensor.shape[1] == width:
-                advice = f"It is the state of another batch size than x; start with layer.initial_state({batch}), or None"
+                advice = (
+                    f"It is the state of another batch size than x; start with layer.initial_state({batch}), or None"
+                )
             raise ShapeError(f"{name} has shape {_shape(tensor)}", expected=f"({batch}, {width})", advice=advice)
         check_like(name, tensor, like)
 
@@ -107,13 +119,19 @@ def check_lengths(lengths: Any, batch: int, time: int, device: torch.device) -> 
     """lengths is (batch,), whole numbers from 0 to time."""
     if not isinstance(lengths, Tensor):
         advice = "Write lengths=torch.tensor([...])"
-        raise ShapeError(f"lengths is a {type(lengths).__name__}", expected=f"a tensor of {batch} whole numbers", advice=advice)
+        raise ShapeError(
+            f"lengths is a {type(lengths).__name__}", expected=f"a tensor of {batch} whole numbers", advice=advice
+        )
     if lengths.dtype not in INTEGERS:
         raise ShapeError(
-            f"lengths has dtype {lengths.dtype}", expected="whole numbers such as torch.int64", advice="Convert it: lengths.long()"
+            f"lengths has dtype {lengths.dtype}",
+            expected="whole numbers such as torch.int64",
+            advice="Convert it: lengths.long()",
         )
     if lengths.ndim != 1 or lengths.shape[0] != batch:
-        raise ShapeError(f"lengths has shape {_shape(lengths)}", expected=f"({batch},), one length a row", advice="Give each row one")
+        raise ShapeError(
+            f"lengths has shape {_shape(lengths)}", expected=f"({batch},), one length a row", advice="Give each row one"
+        )
     _check_device("lengths", lengths, device)
     if torch.compiler.is_compiling() or lengths.is_meta or lengths.numel() == 0:
         return
@@ -140,7 +158,11 @@ def check_reset(reset: Any, batch: int, time: int, device: torch.device) -> None
 
 def _check_device(name: str, tensor: Tensor, device: torch.device) -> None:
     if tensor.device != device:
-        raise ShapeError(f"{name} is on {tensor.device}", expected=f"{device}, where x is", advice=f"Move it: {name}.to({str(device)!r})")
+        raise ShapeError(
+            f"{name} is on {tensor.device}",
+            expected=f"{device}, where x is",
+            advice=f"Move it: {name}.to({str(device)!r})",
+        )
 
 
 def check_elapsed_wanted(elapsed: Any, wanted: bool) -> None:
@@ -152,7 +174,11 @@ def check_elapsed_wanted(elapsed: Any, wanted: bool) -> None:
             advice="The cell is in continuous time; for evenly spaced steps pass ones",
         )
     if elapsed is not None and not wanted:
-        raise ArgumentError("elapsed is given", expected="None", advice="No cell of this layer reads the time between steps; leave it out")
+        raise ArgumentError(
+            "elapsed is given",
+            expected="None",
+            advice="No cell of this layer reads the time between steps; leave it out",
+        )
 
 
 def check_elapsed(elapsed: Any, shape: tuple[int, ...], lengths: Tensor | None, like: Tensor) -> None:
@@ -168,13 +194,19 @@ def check_elapsed(elapsed: Any, shape: tuple[int, ...], lengths: Tensor | None, 
         fine = fine | (torch.arange(shape[1], device=lengths.device) >= lengths[:, None])
     if not bool(fine.all()):
         worst = float(elapsed[~fine].detach()[0])
-        raise ArgumentError(f"elapsed holds {worst}", expected="0 or more at every valid step", advice="Sort the steps of each row by time")
+        raise ArgumentError(
+            f"elapsed holds {worst}",
+            expected="0 or more at every valid step",
+            advice="Sort the steps of each row by time",
+        )
 
 
 def check_batch(batch: Any) -> None:
     """A number of rows."""
     if isinstance(batch, bool) or not isinstance(batch, int | torch.SymInt) or batch < 0:
-        raise ArgumentError(f"batch is {batch!r}", expected="a whole number from 0", advice="It is the number of rows, x.shape[0]")
+        raise ArgumentError(
+            f"batch is {batch!r}", expected="a whole number from 0", advice="It is the number of rows, x.shape[0]"
+        )
 
 
 def check_size(name: str, size: Any) -> None:

@@ -19,7 +19,11 @@ class RNN(Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, *, nonlinearity: Literal["tanh", "relu"] = "tanh") -> None:
         if nonlinearity not in ("tanh", "relu"):
-            raise ArgumentError(f"nonlinearity is {nonlinearity!r}", expected="'tanh' or 'relu'", advice="Others are a cell of a line or two")
+            raise ArgumentError(
+                f"nonlinearity is {nonlinearity!r}",
+                expected="'tanh' or 'relu'",
+                advice="Others are a cell of a line or two",
+            )
         super().__init__(f"rnn_{nonlinearity}", input_size, hidden_size)
 
     @classmethod
@@ -32,7 +36,8 @@ class RNN(Recurrent):
 
 @final
 class LSTM(Recurrent):
-    """Long short-term memory with a forget gate (Hochreiter and Schmidhuber 1997; Gers et al. 2000). The state is (h, c)."""
+    """Long short-term memory with a forget gate (Hochreiter and Schmidhuber 1997; Gers et al. 2000). The state is (h,
+    c)."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__("lstm", input_size, hidden_size)
@@ -46,7 +51,8 @@ class LSTM(Recurrent):
 
 @final
 class GRU(Recurrent):
-    """A gated recurrent layer (Cho et al. 2014), its reset gate after the product, as in torch and cuDNN. The state is (h)."""
+    """A gated recurrent layer (Cho et al. 2014), its reset gate after the product, as in torch and cuDNN. The state
+    is (h)."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__("gru", input_size, hidden_size)
@@ -61,7 +67,9 @@ class GRU(Recurrent):
 def _check_single(module: nn.Module, kind: type[nn.RNN] | type[nn.LSTM] | type[nn.GRU]) -> None:
     check_torch_layer(module)
     if not isinstance(module, kind):
-        raise ArgumentError(f"module is a {type(module).__name__}", expected=f"a torch.nn.{kind.__name__}", advice="Use its own class")
+        raise ArgumentError(
+            f"module is a {type(module).__name__}", expected=f"a torch.nn.{kind.__name__}", advice="Use its own class"
+        )
     if module.num_layers != 1 or module.bidirectional:
         directions = "two directions" if module.bidirectional else "one direction"
         raise ArgumentError(

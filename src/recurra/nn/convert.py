@@ -18,11 +18,13 @@ from recurra.nn.torch_weights import TorchLayer, cell_name, check_torch_layer, h
 
 
 def from_torch(module: TorchLayer) -> Stack:
-    """A stack that computes what a torch.nn.RNN, LSTM or GRU computes, with its weights (copied), dtype, device and mode.
+    """A stack that computes what a torch.nn.RNN, LSTM or GRU computes, with its weights (copied), dtype, device and
+    mode.
 
-    Always a Stack, one entry a layer: a RNN, LSTM or GRU, or Bidirectional of two; all but the last within Dropout where the module
-    has dropout between layers. It reads (batch, time, feature), whatever `batch_first` says. The two biases of torch become one. A
-    module without biases gives biases that are zero and frozen. Raises ArgumentError for another module, or one with proj_size.
+    Always a Stack, one entry a layer: a RNN, LSTM or GRU, or Bidirectional of two; all but the last within Dropout
+    where the module has dropout between layers. It reads (batch, time, feature), whatever `batch_first` says. The two
+    biases of torch become one. A module without biases gives biases that are zero and frozen. Raises ArgumentError
+    for another module, or one with proj_size.
     """
     check_torch_layer(module)
     layers: list[Layer] = []
@@ -53,8 +55,9 @@ def _direction(module: TorchLayer, number: int, backward: bool) -> Recurrent:
 def to_torch(layer: Layer) -> TorchLayer:
     """The torch.nn.RNN, LSTM or GRU (batch_first) that computes what a layer computes, with its weights copied.
 
-    Takes a layer of one of these cells, Bidirectional of two, or a Stack of equal ones, all but the last within equal Dropout or none.
-    Biases that are all zero and frozen become bias=False. Raises ArgumentError for anything else, since torch.nn has no such module.
+    Takes a layer of one of these cells, Bidirectional of two, or a Stack of equal ones, all but the last within equal
+    Dropout or none. Biases that are all zero and frozen become bias=False. Raises ArgumentError for anything else,
+    since torch.nn has no such module.
     """
     entries = list(layer.layers) if isinstance(layer, Stack) else [layer]
     probability = _dropout(entries)
@@ -63,9 +66,13 @@ def to_torch(layer: Layer) -> TorchLayer:
     first = flat[0]
     if any(one.program != first.program or one.hidden_size != first.hidden_size for one in flat):
         got = ", ".join(sorted({f"{one.program.name} of {one.hidden_size}" for one in flat}))
-        raise ArgumentError(f"the layers are {got}", expected="one cell and one hidden size", advice="Convert each layer by itself")
+        raise ArgumentError(
+            f"the layers are {got}", expected="one cell and one hidden size", advice="Convert each layer by itself"
+        )
     if any(len(row) != len(rows[0]) for row in rows):
-        raise ArgumentError("some layers are bidirectional", expected="all or none", advice="Convert each layer by itself")
+        raise ArgumentError(
+            "some layers are bidirectional", expected="all or none", advice="Convert each layer by itself"
+        )
     made = _empty(first, len(rows), len(rows[0]) == 2, any(has_bias(one) for one in flat), probability)
     for number, row in enumerate(rows):
         for one, backward in zip(row, (False, True), strict=False):
@@ -79,7 +86,9 @@ def _dropout(entries: list[Layer]) -> float:
     between = set(found[:-1])
     if found[-1] or len(between) > 1:
         raise ArgumentError(
-            f"the layers have dropout {found}", expected="one value between layers and none after the last", advice="Convert without it"
+            f"the layers have dropout {found}",
+            expected="one value between layers and none after the last",
+            advice="Convert without it",
         )
     return between.pop() if between else 0.0
 
@@ -87,10 +96,14 @@ def _dropout(entries: list[Layer]) -> float:
 def _directions(layer: Layer) -> list[Recurrent]:
     pair = [layer.forward_layer, layer.backward_layer] if isinstance(layer, Bidirectional) else [layer]
     for one in pair:
-        known = isinstance(one, Recurrent) and one.program in [cells.get(name) for name in ("rnn_tanh", "rnn_relu", "lstm", "gru")]
+        known = isinstance(one, Recurrent) and one.program in [
+            cells.get(name) for name in ("rnn_tanh", "rnn_relu", "lstm", "gru")
+        ]
         if not known:
             name = one.program.name if isinstance(one, Recurrent) else type(one).__name__
-            raise ArgumentError(f"a layer is {name}", expected="rnn_tanh, rnn_relu, lstm or gru", advice="torch.nn has no other cell")
+            raise ArgumentError(
+                f"a layer is {name}", expected="rnn_tanh, rnn_relu, lstm or gru", advice="torch.nn has no other cell"
+            )
     return cast(list[Recurrent], pair)
 
 

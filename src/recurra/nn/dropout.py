@@ -14,17 +14,20 @@ from recurra.nn.layer import Layer, State
 
 @final
 class Dropout(Layer):
-    """Dropout on the outputs of a layer, never inside its recurrence (Zaremba et al. 2014): ``Stack(Dropout(GRU(8, 32), 0.2), GRU(32, 32))``.
+    """Dropout on the outputs of a layer, never inside its recurrence (Zaremba et al. 2014): ``Stack(Dropout(GRU(8,
+    32), 0.2), GRU(32, 32))``.
 
-    `probability` is that of an output to become zero while training; the others are scaled up. It has no state of its own and does
-    nothing in evaluation. Every call draws new masks from torch's generator.
+    `probability` is that of an output to become zero while training; the others are scaled up. It has no state of its
+    own and does nothing in evaluation. Every call draws new masks from torch's generator.
     """
 
     def __init__(self, layer: Layer, probability: float) -> None:
         super().__init__()
         checks.check_layer("layer", layer)
         if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability < 1:
-            raise ArgumentError(f"probability is {probability!r}", expected="from 0 to below 1", advice="0.1 to 0.5 are usual")
+            raise ArgumentError(
+                f"probability is {probability!r}", expected="from 0 to below 1", advice="0.1 to 0.5 are usual"
+            )
         self.layer = layer
         self.probability = float(probability)
         self.input_size = layer.input_size

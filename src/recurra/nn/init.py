@@ -1,7 +1,7 @@
 """Initialisation, gate by gate, of every cell in a layer. All of it draws from torch's generator and returns the layer.
 
-By default: Xavier for input matrices and projections, orthogonal for recurrent ones, and for vectors the constants that their cell
-declares (1 for the LSTM's forget gate).
+By default: Xavier for input matrices and projections, orthogonal for recurrent ones, and for vectors the constants
+that their cell declares (1 for the LSTM's forget gate).
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def orthogonal_(layer: Module, gain: float = 1.0) -> Module:
     for _, gates in _gates(layer, "recurrent"):
         for gate in gates:
             # half precision has no QR decomposition
-            drawn = gate if gate.dtype in (torch.float32, torch.float64) else torch.empty_like(gate, dtype=torch.float32)
+            drawn = (
+                gate if gate.dtype in (torch.float32, torch.float64) else torch.empty_like(gate, dtype=torch.float32)
+            )
             nn.init.orthogonal_(drawn, gain)
             if drawn is not gate:
                 gate.copy_(drawn)
@@ -90,11 +92,14 @@ def forget_bias_(layer: Module, value: float) -> Module:
 def chrono_(layer: Module, maximum: float) -> Module:
     """Chrono initialisation (Tallec and Ollivier 2018), for dependencies of up to `maximum` steps.
 
-    The bias of the gate that keeps the state is drawn as log(u), u uniform in [1, maximum - 1]; that of the gate that writes, where
-    the cell has one, is its negative. Raises ArgumentError for a maximum of 2 or less, or when no cell declares such a gate.
+    The bias of the gate that keeps the state is drawn as log(u), u uniform in [1, maximum - 1]; that of the gate that
+    writes, where the cell has one, is its negative. Raises ArgumentError for a maximum of 2 or less, or when no cell
+    declares such a gate.
     """
     if not maximum > 2:
-        raise ArgumentError(f"maximum is {maximum!r}", expected="more than 2", advice="It is the longest dependency, in steps")
+        raise ArgumentError(
+            f"maximum is {maximum!r}", expected="more than 2", advice="It is the longest dependency, in steps"
+        )
     for gates, keeps, writes in _keeping(layer):
         gates[keeps].uniform_(1, maximum - 1).log_()
         if writes is not None:

@@ -14,8 +14,8 @@ State = tuple[Any, ...]
 class Layer(nn.Module, ABC):
     """The contract of every recurrent layer and wrapper; `recurra.testing.check_laws` tells whether a layer keeps it.
 
-    A subclass sets `input_size` and `output_size`, and defines `forward`, `step` and `initial_state`. A cell that is no program
-    becomes a layer by subclassing this class.
+    A subclass sets `input_size` and `output_size`, and defines `forward`, `step` and `initial_state`. A cell that is
+    no program becomes a layer by subclassing this class.
     """
 
     input_size: int
@@ -39,13 +39,13 @@ class Layer(nn.Module, ABC):
     ) -> tuple[Tensor, State]:
         """Runs a batch of sequences.
 
-        x (batch, time, input_size). `state` is what an earlier call returned; None means `initial_state`. `lengths` (batch,), whole
-        numbers from 0 to time: the steps of a row beyond its length are padding, which changes nothing, whatever it holds. `reset`
-        (batch, time), booleans: where true, the row starts afresh before that step. `elapsed` (batch, time): the time since the
-        step before, for cells in continuous time only.
+        x (batch, time, input_size). `state` is what an earlier call returned; None means `initial_state`. `lengths`
+        (batch,), whole numbers from 0 to time: the steps of a row beyond its length are padding, which changes
+        nothing, whatever it holds. `reset` (batch, time), booleans: where true, the row starts afresh before that
+        step. `elapsed` (batch, time): the time since the step before, for cells in continuous time only.
 
-        Returns y (batch, time, output_size), zero beyond each row's length, and the state at each row's true end. Raises
-        recurra.errors.RecurraError when an argument does not fit.
+        Returns y (batch, time, output_size), zero beyond each row's length, and the state at each row's true end.
+        Raises recurra.errors.RecurraError when an argument does not fit.
         """
 
     @abstractmethod

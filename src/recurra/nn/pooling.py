@@ -16,7 +16,8 @@ from recurra.nn.state import state_type
 
 
 class _Pool(Layer):
-    """What both poolings share. What was read so far is part of the state, so a sequence may come in chunks, or a step at a time."""
+    """What both poolings share. What was read so far is part of the state, so a sequence may come in chunks, or a
+    step at a time."""
 
     pools = True
     _fields: tuple[str, ...]
@@ -25,7 +26,9 @@ class _Pool(Layer):
         super().__init__()
         checks.check_layer("layer", layer)
         if layer.pools:
-            raise ArgumentError(f"layer is {type(layer).__name__}, which pools already", expected="a sequence", advice="Pool once")
+            raise ArgumentError(
+                f"layer is {type(layer).__name__}, which pools already", expected="a sequence", advice="Pool once"
+            )
         self.layer = layer
         self.input_size = layer.input_size
         self.output_size = layer.output_size
@@ -38,7 +41,9 @@ class _Pool(Layer):
         """The fields of a row that has read nothing."""
 
     @abstractmethod
-    def _read(self, fields: tuple[Tensor, ...], y: Tensor, lengths: Tensor | None, reset: Tensor | None) -> tuple[Tensor, ...]:
+    def _read(
+        self, fields: tuple[Tensor, ...], y: Tensor, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """The fields after y (batch, time, output_size)."""
 
     @abstractmethod
@@ -47,7 +52,7 @@ class _Pool(Layer):
 
     def _check(self, state: Any) -> None:
         if type(state) is not self._state_type:
-            checks.check_structure(state, self._state_type, len(self._fields) + 1, "Pass what an earlier call returned")
+            checks.check_structure(state, self._state_type, len(self._fields) + 1)
 
     def initial_state(self, batch: int) -> State:
         return self._state_type(self.layer.initial_state(batch), *self._start(batch, next(self.parameters())))
@@ -77,10 +82,11 @@ class _Pool(Layer):
 
 @final
 class Last(_Pool):
-    """The output of a layer at the last valid step of each row: y (batch, output_size). A row that has read nothing gives zeros.
+    """The output of a layer at the last valid step of each row: y (batch, output_size). A row that has read nothing
+    gives zeros.
 
-    The state is (layer, last). On a bidirectional layer the last step is the first that the backward layer read; the two final
-    outputs are ``Bidirectional(Last(a), Last(b))``.
+    The state is (layer, last). On a bidirectional layer the last step is the first that the backward layer read; the
+    two final outputs are ``Bidirectional(Last(a), Last(b))``.
     """
 
     _fields = ("last",)
@@ -88,7 +94,9 @@ class Last(_Pool):
     def _start(self, batch: int, like: Tensor) -> tuple[Tensor, ...]:
         return (like.new_zeros(batch, self.output_size),)
 
-    def _read(self, fields: tuple[Tensor, ...], y: Tensor, lengths: Tensor | None, reset: Tensor | None) -> tuple[Tensor, ...]:
+    def _read(
+        self, fields: tuple[Tensor, ...], y: Tensor, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, ...]:
         if y.shape[1] == 0:
             return fields
         if lengths is None:
@@ -102,7 +110,8 @@ class Last(_Pool):
 
 @final
 class Mean(_Pool):
-    """The mean of a layer's outputs over the valid steps of each row: y (batch, output_size). A row that has read nothing gives zeros.
+    """The mean of a layer's outputs over the valid steps of each row: y (batch, output_size). A row that has read
+    nothing gives zeros.
 
     A row that starts afresh (`reset`) starts a new mean. The state is (layer, total, count).
     """
@@ -114,7 +123,9 @@ class Mean(_Pool):
         dtype = torch.promote_types(like.dtype, torch.float32)
         return like.new_zeros((batch, self.output_size), dtype=dtype), like.new_zeros((batch, 1), dtype=dtype)
 
-    def _read(self, fields: tuple[Tensor, ...], y: Tensor, lengths: Tensor | None, reset: Tensor | None) -> tuple[Tensor, ...]:
+    def _read(
+        self, fields: tuple[Tensor, ...], y: Tensor, lengths: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, ...]:
         total, count = fields
         y = y.to(total.dtype)
         counted = _counted(y, lengths, reset)
@@ -135,7 +146,11 @@ def _counted(y: Tensor, lengths: Tensor | None, reset: Tensor | None) -> tuple[T
     """Which steps count (batch, time), and which rows started afresh (batch, 1); None when all steps of all rows do."""
     if lengths is None and reset is None:
         return None
-    steps = torch.ones(y.shape[:2], dtype=torch.bool, device=y.device) if lengths is None else valid_steps(lengths, y.shape[1])
+    steps = (
+        torch.ones(y.shape[:2], dtype=torch.bool, device=y.device)
+        if lengths is None
+        else valid_steps(lengths, y.shape[1])
+    )
     if reset is None:
         return steps, steps.new_zeros(y.shape[0], 1)
     borders = (reset & steps).cumsum(1)

@@ -7,26 +7,32 @@ from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
-from recurra import cells
-from recurra.errors import CellError, ShapeError
+from recurra import cells, ops
+from recurra.errors import CellError, RecurraError, ShapeError
 from recurra.nn import checks, init
 from recurra.nn.layer import Layer, State
 from recurra.nn.state import state_type
-from recurra.ops import reference as ops
 from recurra.program import Program
 
 
 class Recurrent(Layer):
     """Any cell as a layer.
 
-    `cell` is the name of a registered cell, a cell, or a program. The parameters have the names that they have in the cell's
-    equations, the state has a field for each state of the cell. `widths` gives the size of every other width that the cell names.
-    The parameters start as `recurra.nn.init` says. Raises CellError and ShapeError for a cell or sizes that do not fit.
+    `cell` is the name of a registered cell, a cell, or a program. The parameters have the names that they have in the
+    cell's equations, the state has a field for each state of the cell. `widths` gives the size of every other width
+    that the cell names. The parameters start as `recurra.nn.init` says. Raises CellError and ShapeError for a cell or
+    sizes that do not fit.
     """
 
     def __init__(
-        self, cell: str | cells.Cell | Program, input_size: int, hidden_size: int, *, widths: Mapping[str, int] | None = None
+        self,
+        cell: str | cells.Cell | Program,
+        input_size: int,
+        hidden_size: int,
+        *,
+        widths: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         program = cells.get(cell)
@@ -42,7 +48,9 @@ class Recurrent(Layer):
         self._names = tuple(spec.name for spec in program.parameters)
         for spec in program.parameters:
             if hasattr(self, spec.name):
-                raise CellError(f"cell '{program.name}': a parameter cannot be named '{spec.name}', as layers have that already; rename it")
+                raise CellError(
+                    f"cell '{program.name}': layers have an attribute '{spec.name}' already; rename the parameter"
+                )
             self.register_parameter(spec.name, nn.Parameter(torch.empty(spec.shape(sizes))))
         self._read_parameters = itemgetter(*self._names)
         self.reset_parameters()
@@ -56,6 +64,8 @@ class Recurrent(Layer):
         return f"{self.program.name}, input_size={self.input_size}, hidden_size={self.hidden_size}{widths}"
 
     def _parameter_values(self) -> tuple[Tensor, ...]:
+        if is_compiling():
+            return tuple(getattr(self, name) for name in self._names)
         # a step of a small layer takes microseconds, and one attribute of an nn.Module takes half of one
         try:
             values = self._read_parameters(self._parameters)
@@ -101,30 +111,51 @@ class Recurrent(Layer):
 
     def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
         parameters = self._parameter_values()
-        like = parameters[0]
-        checks.check_frame(x_t, self.input_size, like)
-        batch = x_t.shape[0]
-        checks.check_state(state, self._state_type, self._columns, batch, like)
+        if type(state) is not self._state_type:
+            checks.check_structure(state, self._state_type, len(self._columns))
         if elapsed is not None or self.uses_elapsed:
-            checks.check_elapsed_wanted(elapsed, self.uses_elapsed)
-            checks.check_elapsed(elapsed, (batch,), None, like)
-        y_t, after = ops.step(self.program, x_t, state, parameters, elapsed=elapsed)
+            self._check_step(x_t, state, elapsed, parameters[0])
+        try:
+            y_t, after = ops.step(self.program, x_t, state, parameters, elapsed=elapsed)
+        except (RecurraError, AttributeError, TypeError):
+            # the op checks; checking here too would take as long as the step, so this only finds better words
+            self._check_step(x_t, state, elapsed, parameters[0])
+            raise
         return y_t, self._state_type._make(after)
+
+    def _check_step(self, x_t: Tensor, state: State, elapsed: Tensor | None, like: Tensor) -> None:
+        checks.check_frame(x_t, self.input_size, like)
+        checks.check_state(state, self._state_type, self._columns, x_t.shape[0], like)
+        checks.check_elapsed_wanted(elapsed, self.uses_elapsed)
+        if elapsed is not None:
+            checks.check_elapsed(elapsed, (x_t.shape[0],), None, like)
 
 
 def _sizes(program: Program, input_size: int, hidden_size: int, widths: Mapping[str, int]) -> dict[str, int]:
     """The size of every width that the cell names."""
     if not program.parameters:
-        raise CellError(f"cell '{program.name}' has no parameters; expected at least one: a layer takes its dtype and device from them")
+        raise CellError(
+            f"cell '{program.name}' has no parameters; expected one or more: a layer has their dtype and device"
+        )
     checks.check_size("input_size", input_size)
     checks.check_size("hidden_size", hidden_size)
-    named = {width.name for spec in program.parameters for width in spec.symbolic_shape} | {s.width.name for s in program.states}
+    named = {width.name for spec in program.parameters for width in spec.symbolic_shape} | {
+        s.width.name for s in program.states
+    }
     others = named - {"", "input", "hidden"}
     for name in others | set(widths):
         if name not in widths:
-            raise ShapeError(f"cell '{program.name}' names the width '{name}'", expected="a size for it", advice=f"Pass widths={{{name!r}: ...}}")
+            raise ShapeError(
+                f"cell '{program.name}' names the width '{name}'",
+                expected="a size for it",
+                advice=f"Pass widths={{{name!r}: ...}}",
+            )
         if name not in others:
             known = f"only {', '.join(sorted(others))}" if others else "none"
-            raise ShapeError(f"widths gives a size for '{name}'", expected=f"{known}: cell '{program.name}' names no such width", advice="Leave it out")
+            raise ShapeError(
+                f"widths gives a size for '{name}'",
+                expected=f"{known}: cell '{program.name}' names no such width",
+                advice="Leave it out",
+            )
         checks.check_size(f"widths[{name!r}]", widths[name])
     return {"input": input_size, "hidden": hidden_size, **widths}

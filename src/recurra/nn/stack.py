@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import cast, final
 
@@ -16,19 +17,22 @@ from recurra.nn.layer import Layer, State
 class Stack(Layer):
     """Layers one on another: ``Stack(GRU(8, 32), GRU(32, 32))``, or a list of them.
 
-    The state is a tuple with the state of each layer. `lengths`, `reset` and `elapsed` hold for all of them. A layer that puts out one
-    vector a row (Last, Mean) may stand on top. Raises ShapeError when a layer does not fit on the one below.
+    The state is a tuple with the state of each layer. `lengths`, `reset` and `elapsed` hold for all of them. A layer
+    that puts out one vector a row (Last, Mean) may stand on top. Raises ShapeError when a layer does not fit on the
+    one below.
     """
 
     def __init__(self, *layers: Layer | Sequence[Layer]) -> None:
         super().__init__()
-        listed = cast(Sequence[Layer], layers[0] if len(layers) == 1 and not isinstance(layers[0], nn.Module) else layers)
+        listed = cast(
+            Sequence[Layer], layers[0] if len(layers) == 1 and not isinstance(layers[0], nn.Module) else layers
+        )
         if not listed:
             raise ArgumentError("the stack has no layers", expected="one or more", advice="Write Stack(layer, layer)")
         for number, layer in enumerate(listed):
             checks.check_layer(f"layer {number}", layer)
             self.add_module(str(number), layer)
-        for number, (below, above) in enumerate(zip(listed, listed[1:], strict=False)):
+        for number, (below, above) in enumerate(itertools.pairwise(listed)):
             if below.pools:
                 raise ArgumentError(
                     f"layer {number} is {type(below).__name__}, which puts out one vector a row",
@@ -93,4 +97,4 @@ class Stack(Layer):
 
     def _check(self, state: State, count: int) -> None:
         if type(state) is not tuple or len(state) != count:
-            checks.check_structure(state, None, count, "Give one state a layer, as layer.initial_state does")
+            checks.check_structure(state, None, count)

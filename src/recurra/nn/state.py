@@ -21,16 +21,19 @@ Nested = TypeVar("Nested", bound=State)
 def state_type(names: tuple[str, ...]) -> Any:
     """The named tuple type with these fields. Equal names give the same type, in every process.
 
-    An exported graph (`torch.export`) names its state's type. Before such a file is loaded in a fresh process, this function must have
-    been called for the names there, unless they are those of the classic cells. Raises ArgumentError when a name is no field name.
+    An exported graph (`torch.export`) names its state's type. Before such a file is loaded in a fresh process, this
+    function must have been called for the names there, unless they are those of the classic cells. Raises
+    ArgumentError when a name is no field name.
     """
     known = _TYPES.get(names)
     if known is not None:
         return known
     try:
-        made = cast(Any, namedtuple("State", names, module=__name__))  # noqa: PYI024 - the names are data
+        made = cast(Any, namedtuple("State", names, module=__name__))
     except ValueError as error:
-        raise ArgumentError(f"states cannot be named {', '.join(names)}: {error}", advice="Rename the arguments of the cell") from error
+        raise ArgumentError(
+            f"states cannot be named {', '.join(names)}: {error}", advice="Rename the arguments of the cell"
+        ) from error
     made.__doc__ = f"The state of a layer: {', '.join(names)}."
     # pickle looks a class up by its qualified name; `__getattr__` below finds it by that, in a fresh process too
     made.__qualname__ = _PREFIX + ",".join(names)
@@ -52,8 +55,15 @@ def map_state(function: Callable[[Tensor], Tensor], state: Nested) -> Nested:
     ``map_state(torch.Tensor.detach, state)`` cuts the gradient for truncated back-propagation;
     ``map_state(lambda s: s[rows], state)`` picks rows of the batch.
     """
-    values = [map_state(function, part) if isinstance(part, tuple) else function(part) for part in state]
-    return cast(Any, type(state)._make(values) if hasattr(type(state), "_make") else tuple(values))
+    return build_like(
+        state, [map_state(function, part) if isinstance(part, tuple) else function(part) for part in state]
+    )
+
+
+def build_like(state: Nested, parts: list[Any]) -> Nested:
+    """A state of the same type with other parts."""
+    make: Any = getattr(type(state), "_make", tuple)
+    return make(parts)
 
 
 def state_tensors(state: State) -> list[Tensor]:

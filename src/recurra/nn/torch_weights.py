@@ -1,7 +1,7 @@
 """How one direction of one layer of torch.nn.RNN, LSTM and GRU lays out its weights, and how the same cell here does.
 
-torch keeps two biases a gate, of the input product and of the recurrent one. Only their sum matters, except for the GRU's candidate,
-whose recurrent bias the reset gate multiplies.
+torch keeps two biases a gate, of the input product and of the recurrent one. Only their sum matters, except for the
+GRU's candidate, whose recurrent bias the reset gate multiplies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ TorchLayer = nn.RNN | nn.LSTM | nn.GRU
 def check_torch_layer(module: nn.Module) -> None:
     """Raises ArgumentError for what has no counterpart here."""
     if not isinstance(module, nn.RNN | nn.LSTM | nn.GRU):
-        raise ArgumentError(f"module is a {type(module).__name__}", expected="a torch.nn.RNN, LSTM or GRU", advice="Convert each such module")
+        raise ArgumentError(
+            f"module is a {type(module).__name__}",
+            expected="a torch.nn.RNN, LSTM or GRU",
+            advice="Convert each such module",
+        )
     if module.proj_size:
         raise ArgumentError(
             f"module has proj_size={module.proj_size}",
@@ -44,7 +48,9 @@ def _names(layer: int, backward: bool) -> list[str]:
 @torch.no_grad()
 def read_weights(module: TorchLayer, layer: int, backward: bool, into: Recurrent) -> None:
     """Gives `into` the weights of one direction of one layer, with their dtype, device and requires_grad."""
-    w_ih, w_hh, *biases = (cast(Tensor, getattr(module, name)) for name in _names(layer, backward)[: 4 if module.bias else 2])
+    w_ih, w_hh, *biases = (
+        cast(Tensor, getattr(module, name)) for name in _names(layer, backward)[: 4 if module.bias else 2]
+    )
     _replace(into, "W", w_ih.clone(), w_ih.requires_grad)
     _replace(into, "U", w_hh.clone(), w_hh.requires_grad)
     if biases:
@@ -77,16 +83,16 @@ def has_bias(layer: Recurrent) -> bool:
 @torch.no_grad()
 def write_weights(layer: Recurrent, number: int, backward: bool, into: TorchLayer) -> None:
     """The inverse of `read_weights`."""
-    values = {name: value.detach() for name, value in layer.named_parameters()}
+    values = dict(layer.named_parameters())
     names = _names(number, backward)
-    sources = [values["W"], values["U"]]
-    trainable = [layer.W.requires_grad, layer.U.requires_grad]
+    sources: list[Tensor] = [values["W"], values["U"]]
+    trainable = [source.requires_grad for source in sources]
     if into.bias:
         b_hh = torch.zeros_like(values["b"])
         if "b_n" in values:
             b_hh[2 * layer.hidden_size :] = values["b_n"]
         sources += [values["b"], b_hh]
-        trainable += [layer.b.requires_grad] * 2
+        trainable += [values["b"].requires_grad] * 2
     for name, source, train in zip(names, sources, trainable, strict=False):
         target = cast(nn.Parameter, getattr(into, name))
         target.copy_(source)
