@@ -1,5 +1,6 @@
 """What an installed recurra promises: a light import, its public names, its command, its build."""
 
+import ast
 import os
 import re
 import shutil
@@ -13,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 
 import recurra
-from house import ROOT, needs_source_tree
+from house import ROOT, needs_source_tree, python_files, syntax_tree
 
 IMPORT_SECONDS = 0.1
 
@@ -56,23 +57,51 @@ def test_command_is_installed():
     assert callable(command.load())
 
 
+def declared_requirements() -> list[Requirement]:
+    """What pyproject.toml asks for, extras included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    requirements = [Requirement(line) for line in [*project["dependencies"], *extras]]
+    return [requirement for requirement in requirements if requirement.name != "recurra"]
+
+
 @needs_source_tree
 def test_constraints_fit_the_declared_ranges():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = {}
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
             name, version = line.split("==")
             pinned[canonical(name)] = version
-    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
-    declared = [Requirement(line) for line in [*project["dependencies"], *extras]]
     wrong = [
         str(requirement)
-        for requirement in declared
-        if canonical(requirement.name) != "recurra"
-        and not requirement.specifier.contains(pinned.get(canonical(requirement.name), "0"))
+        for requirement in declared_requirements()
+        if not requirement.specifier.contains(pinned.get(canonical(requirement.name), "0"))
     ]
     assert not wrong, f"constraints.txt has no fitting version for {wrong}"
+
+
+@needs_source_tree
+def test_every_package_that_is_imported_is_declared():
+    declared = {canonical(requirement.name) for requirement in declared_requirements()}
+    distributions = metadata.packages_distributions()
+    own = {path.stem for path in python_files("tests")} | {"recurra"}
+    undeclared = []
+    for path in python_files("src", "tests", "tools"):
+        for name in sorted(imported_packages(path) - own - sys.stdlib_module_names):
+            if declared.isdisjoint(canonical(distribution) for distribution in distributions.get(name, [name])):
+                undeclared.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not undeclared, "not in pyproject.toml:\n" + "\n".join(undeclared)
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The top-level packages that a file imports, its own relatives left out."""
+    names = set()
+    for node in ast.walk(syntax_tree(path)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+    return {name.partition(".")[0] for name in names}
 
 
 def canonical(name: str) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 CONSTRAINTS = ROOT / "constraints.txt"
-TEST_PACKAGES = ("hypothesis", "pytest", "pytest-xdist")
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> None:
@@ -62,7 +61,7 @@ def test_installed(wheel: Path) -> None:
         python = folder / "venv" / "bin" / "python"
         # torch alone first, as in the Makefile.
         run(python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS, "torch")
-        run(python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS, wheel, *TEST_PACKAGES)
+        run(python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS, f"{wheel}[test]")
         run(python, "-m", "pip", "check")
         shutil.copytree(ROOT / "tests", folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", folder / "pyproject.toml")
