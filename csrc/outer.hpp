@@ -22,31 +22,24 @@ template <class T> struct Outer {
     for (long index = panel_begin; index < panel_end; ++index) {
       const long begin = index * panel, count = smaller(panel, nb - begin), stride = Product<T>::width(nb, index);
       T* out = packed + begin * rows;
-      for (long r = 0; r < rows; ++r, out += stride) {
-        const T* in = b[r] + begin;
-        for (long w = 0; w < stride; w += V)
-          Vector::store(out + w, count - w >= V ? Vector::load(in + w) : Vector::load_partial(in + w, count - w));
-      }
+      for (long r = 0; r < rows; ++r, out += stride) Product<T>::copy(b[r] + begin, count, out, stride);
     }
   }
 
   static void accumulate(long rows, const T* const* a, long i_begin, long i_end, const T* packed_b, long nb, T* g, long ldg) {
-    alignas(64) T copy[copied_rows * copied_columns];
-    const long count = panels(nb);
-    for (long first = 0; first < rows; first += copied_rows) {
-      const long height = smaller(copied_rows, rows - first);
-      for (long i = i_begin; i < i_end; i += copied_columns) {
-        const long columns = smaller(copied_columns, i_end - i);
-        copy_block(height, a + first, i, columns, copy);
-        for (long index = 0; index < count; ++index) {
-          const long begin = index * panel, stride = Product<T>::width(nb, index), used = smaller(panel, nb - begin);
-          Operands o = {height, copy, packed_b + begin * rows + first * stride, g + i * ldg + begin, ldg, used - (stride - V)};
+    alignas(64) T block[block_rows * block_columns];
+    for (long first = 0; first < rows; first += block_rows) {
+      const long height = smaller(block_rows, rows - first);
+      for (long i = i_begin; i < i_end; i += block_columns) {
+        const long columns = smaller(block_columns, i_end - i);
+        copy_block(height, a + first, i, columns, block);
+        for (long index = 0; index < panels(nb); ++index) {
+          const long begin = index * panel, stride = Product<T>::width(nb, index), lanes = smaller(panel, nb - begin) - (stride - V);
+          const Operands o = {height, packed_b + begin * rows + first * stride, stride, 0, begin, lanes};
           const long tiles = (columns + tile_rows - 1) / tile_rows;
           for (long tile = 0; tile < tiles; ++tile) {
             const long top = columns * tile / tiles, bottom = columns * (tile + 1) / tiles;
-            o.a = copy + top;
-            o.g = g + (i + top) * ldg + begin;
-            tile_of(bottom - top, stride / V)(o);
+            find_tile<GradientTile>(bottom - top, stride / V)(o, block + top, g + (i + top) * ldg, ldg);
           }
         }
       }
@@ -54,71 +47,24 @@ template <class T> struct Outer {
   }
 
  private:
+  using Operands = typename Tile<T>::Operands;
   // A block of a is copied to where its rows lie close together: in their own memory they are a power of two apart as often
   // as not, and evict each other from the cache.
-  static constexpr long copied_rows = 256, copied_columns = 8 * tile_rows;
+  static constexpr long block_rows = 256, block_columns = 8 * tile_rows;
 
-  struct Operands {
-    long rows;
-    const T* a;
-    const T* b;
-    T* g;
-    long ldg, last_lanes;
+  static void copy_block(long rows, const T* const* a, long begin, long columns, T* block) {
+    for (long r = 0; r < rows; ++r) Product<T>::copy(a[r] + begin, columns, block + r * block_columns, (columns + V - 1) / V * V);
+  }
+
+  template <int R, int W> struct GradientTile {
+    static void run(const Operands& o, const T* a, T* g, long ldg) {
+      T* rows[R];
+      const T* init[R];
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) init[r] = rows[r] = g + r * ldg;
+      Tile<T>::template run<R, 1, W, true>(o, typename Tile<T>::ColumnFactors{a, block_columns}, init, rows);
+    }
   };
-  using Tile = void (*)(const Operands&);
-
-  static void copy_block(long rows, const T* const* a, long begin, long columns, T* copy) {
-    for (long r = 0; r < rows; ++r) {
-      const T* in = a[r] + begin;
-      T* out = copy + r * copied_columns;
-      for (long j = 0; j < copied_columns; j += V)
-        if (j + V <= columns) Vector::store(out + j, Vector::load(in + j));
-        else if (j < columns) Vector::store_partial(out + j, Vector::load_partial(in + j, columns - j), columns - j);
-    }
-  }
-
-  template <int R, int W> static void tile(const Operands& o) {
-    Vector sum[R][W];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const T* p = o.g + r * o.ldg;
-#pragma GCC unroll 8
-      for (int w = 0; w < W - 1; ++w) sum[r][w] = Vector::load(p + w * V);
-      sum[r][W - 1] = o.last_lanes == V ? Vector::load(p + (W - 1) * V) : Vector::load_partial(p + (W - 1) * V, o.last_lanes);
-    }
-    const T *a = o.a, *b = o.b;
-    for (long i = 0; i < o.rows; ++i, a += copied_columns, b += W * V) {
-      Vector column[W];
-#pragma GCC unroll 8
-      for (int w = 0; w < W; ++w) column[w] = Vector::load(b + w * V);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vector factor(a[r]);
-#pragma GCC unroll 8
-        for (int w = 0; w < W; ++w) sum[r][w] = fma_(factor, column[w], sum[r][w]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      T* p = o.g + r * o.ldg;
-#pragma GCC unroll 8
-      for (int w = 0; w < W - 1; ++w) Vector::store(p + w * V, sum[r][w]);
-      if (o.last_lanes == V) Vector::store(p + (W - 1) * V, sum[r][W - 1]);
-      else Vector::store_partial(p + (W - 1) * V, sum[r][W - 1], o.last_lanes);
-    }
-  }
-
-  template <int W> static Tile tile_of_width(long height) {
-    static constexpr Tile tiles[] = {tile<1, W>, tile<2, W>, tile<3, W>, tile<4, W>, tile<5, W>, tile<6, W>};
-    return tiles[height - 1];
-  }
-  static Tile tile_of(long height, long vectors) {
-    if constexpr (tile_vectors == 4) {
-      if (vectors == 4) return tile_of_width<4>(height);
-      if (vectors == 3) return tile_of_width<3>(height);
-    }
-    return vectors == 2 ? tile_of_width<2>(height) : tile_of_width<1>(height);
-  }
 };
 
 // FLOP/s of fused multiply-adds on registers alone, on the calling thread.

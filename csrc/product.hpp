@@ -1,6 +1,6 @@
 // Products with a packed matrix, in tiles that stay in registers.
 //
-// Every element of a result is one chain of fused multiply-adds with k ascending, whatever the tile that it falls in, so
+// Every element of a packed product is one chain of multiply-adds with k ascending, whatever the tile that it falls in, so
 // results do not depend on how rows and columns are grouped or split between threads.
 #pragma once
 
@@ -12,12 +12,113 @@ namespace RECURRA_ISA {
 // Of the 32 registers of AVX-512, 6 x 4 hold the tile; of the 16 of the others, 6 x 2.
 constexpr int tile_rows = 6;
 constexpr int tile_vectors = vector_bytes == 64 ? 4 : 2;
+// Tiles of few rows take several panels: a multiply-add has a latency of 4 cycles, and 8 chains or more hide it.
+constexpr int panels_at_once(long rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 
 RECURRA_INLINE long smaller(long a, long b) { return a < b ? a : b; }
 RECURRA_INLINE long larger(long a, long b) { return a > b ? a : b; }
 
+template <class T> struct Tile {
+  using Vector = Vec<T>;
+  static constexpr long V = Vector::V;
+
+  struct Operands {
+    long k;                // number of summands
+    const T* b;            // vector w of panel p of summand i is at b + i * k_stride + p * panel_stride + w * V
+    long k_stride, panel_stride;
+    long column;           // first column of the tile in the rows of init and c; the panels' columns follow each other there
+    long last_lanes;       // lanes in use of the last vector
+  };
+  // Where the factor of row r and summand i is read.
+  template <int R> struct RowFactors {
+    const T* rows[R];
+    RECURRA_INLINE T operator()(int r, long i) const { return rows[r][i]; }
+  };
+  struct ColumnFactors {
+    const T* a;
+    long stride;
+    RECURRA_INLINE T operator()(int r, long i) const { return a[i * stride + r]; }
+  };
+
+  // c = (init or 0) + sum over i of factors(r, i) * b(i, column). With whole_b, the last vector of b may be read beyond
+  // last_lanes.
+  template <int R, int P, int W, bool whole_b, class Factors>
+  static RECURRA_INLINE void run(const Operands& o, const Factors factors, const T* const* init, T* const* c) {
+    constexpr int C = P * W;
+    const long last_lanes = o.last_lanes, k_stride = o.k_stride, panel_stride = o.panel_stride;
+    Vector sum[R][C];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+      for (int w = 0; w < C; ++w) sum[r][w] = Vector(T(0));
+      if (init) {
+        const T* p = init[r] + o.column;
+#pragma GCC unroll 16
+        for (int w = 0; w < C - 1; ++w) sum[r][w] = Vector::load(p + w * V);
+        sum[r][C - 1] = load_last(p + (C - 1) * V, last_lanes);
+      }
+    }
+    const T* b = o.b;
+    for (long i = 0, k = o.k; i < k; ++i, b += k_stride) {
+      if constexpr (R < C) {
+        Vector factor[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) factor[r] = Vector(factors(r, i));
+#pragma GCC unroll 16
+        for (int w = 0; w < C; ++w) {
+          const T* p = b + w / W * panel_stride + w % W * V;
+          Vector column = whole_b || w < C - 1 ? Vector::load(p) : Vector::load_partial(p, last_lanes);
+          if constexpr (R > 1) column = in_register(column);
+#pragma GCC unroll 8
+          for (int r = 0; r < R; ++r) sum[r][w] = fma_(factor[r], column, sum[r][w]);
+        }
+      } else {
+        Vector column[C];
+#pragma GCC unroll 16
+        for (int w = 0; w < C; ++w) {
+          const T* p = b + w / W * panel_stride + w % W * V;
+          column[w] = whole_b || w < C - 1 ? Vector::load(p) : Vector::load_partial(p, last_lanes);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) {
+          const Vector factor(factors(r, i));
+#pragma GCC unroll 16
+          for (int w = 0; w < C; ++w) sum[r][w] = fma_(factor, column[w], sum[r][w]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      T* p = c[r] + o.column;
+#pragma GCC unroll 16
+      for (int w = 0; w < C - 1; ++w) Vector::store(p + w * V, sum[r][w]);
+      if (last_lanes == V) Vector::store(p + (C - 1) * V, sum[r][C - 1]);
+      else Vector::store_partial(p + (C - 1) * V, sum[r][C - 1], last_lanes);
+    }
+  }
+
+  static RECURRA_INLINE Vector load_last(const T* p, long lanes) {
+    return lanes == V ? Vector::load(p) : Vector::load_partial(p, lanes);
+  }
+};
+
+// The functions `Get<R, vectors>` of all heights and widths of a tile, found by what is known at run time.
+template <template <int, int> class Get> RECURRA_INLINE auto find_tile(long height, long vectors) {
+  using Function = decltype(&Get<1, 1>::run);
+  static constexpr Function functions[][tile_rows] = {
+      {Get<1, 1>::run, Get<2, 1>::run, Get<3, 1>::run, Get<4, 1>::run, Get<5, 1>::run, Get<6, 1>::run},
+      {Get<1, 2>::run, Get<2, 2>::run, Get<3, 2>::run, Get<4, 2>::run, Get<5, 2>::run, Get<6, 2>::run},
+#if defined(__AVX512F__)
+      {Get<1, 3>::run, Get<2, 3>::run, Get<3, 3>::run, Get<4, 3>::run, Get<5, 3>::run, Get<6, 3>::run},
+      {Get<1, 4>::run, Get<2, 4>::run, Get<3, 4>::run, Get<4, 4>::run, Get<5, 4>::run, Get<6, 4>::run},
+#endif
+  };
+  return functions[vectors - 1][height - 1];
+}
+
 template <class T> struct Product {
   using Vector = Vec<T>;
+  using Operands = typename Tile<T>::Operands;
   static constexpr long V = Vector::V;
   static constexpr long panel = tile_vectors * V;
 
@@ -32,12 +133,21 @@ template <class T> struct Product {
                    long panel_end) {
     for (long index = panel_begin; index < panel_end; ++index) {
       const long begin = index * panel, count = smaller(panel, n - begin), stride = width(n, index);
+      const T* in = m + begin * row_stride;
       T* out = packed + begin * k;
-      for (long j = 0; j < k; ++j) {
-        for (long i = 0; i < count; ++i) out[j * stride + i] = m[(begin + i) * row_stride + j * column_stride];
-        for (long i = count; i < stride; ++i) out[j * stride + i] = T(0);
+      if (column_stride == 1) {
+        for (long i = 0; i < count; i += V) transpose(in + i * row_stride, row_stride, smaller(V, count - i), k, out + i, stride);
+      } else {
+        for (long j = 0; j < k; ++j, in += column_stride, out += stride) copy(in, count, out, stride);
       }
     }
+  }
+
+  // `stride` elements, a multiple of the vector's, of which the first `count` are copied and the others zero.
+  static RECURRA_INLINE void copy(const T* in, long count, T* out, long stride) {
+    long i = 0;
+    for (; i + V <= count; i += V) Vector::store(out + i, Vector::load(in + i));
+    if (i < stride) Vector::store(out + i, Vector::load_partial(in + i, count - i));
   }
 
   // c[r][j] = (init ? init[r][j] : 0) + sum over i < segment_k of a[r][i] * M[j][k_begin + i], for the columns j of panels
@@ -45,86 +155,143 @@ template <class T> struct Product {
   static void product(long rows, const T* const* a, long segment_k, const T* packed, long k, long k_begin, long n,
                       const T* const* init, T* const* c, long panel_begin, long panel_end) {
     if (rows <= 0) return;
-    const long tiles = (rows + tile_rows - 1) / tile_rows;
-    for (long index = panel_begin; index < panel_end; ++index) {
-      const long begin = index * panel, stride = width(n, index), count = smaller(panel, n - begin);
-      const Operands o = {segment_k, packed + begin * k + k_begin * stride, begin, count - (stride - V)};
+    const long tiles = (rows + tile_rows - 1) / tile_rows, whole_panels = smaller(panel_end, n / panel);
+    for (long index = panel_begin, count; index < panel_end; index += count) {
+      count = rows <= 3 && index + panels_at_once(rows) <= whole_panels ? panels_at_once(rows) : 1;
+      const long begin = index * panel, stride = width(n, index), lanes = smaller(panel, n - begin) - (stride - V);
+      const Operands o = {segment_k, packed + begin * k + k_begin * stride, stride, panel * k, begin, lanes};
       for (long tile = 0; tile < tiles; ++tile) {
         // Tiles of nearly equal height: 8 rows are 4 + 4, for 6 + 2 would leave the second too few chains.
         const long first = rows * tile / tiles, height = rows * (tile + 1) / tiles - first;
-        tile_of(height, stride / V)(o, a + first, init ? init + first : nullptr, c + first);
+        const auto run = count > 1 ? wide_tile(height) : find_tile<PackedTile>(height, stride / V);
+        run(o, a + first, init ? init + first : nullptr, c + first);
       }
     }
   }
 
-  // The same from the matrix as it is, for few rows: columns [column_begin, column_end) of the result. The sums are in
-  // another order than those of `product`, but as independent of rows and column ranges.
+  // The same from the matrix as it is, for few rows: columns [column_begin, column_end) of the result. The sums may be in
+  // another order than those of `product`, but depend as little on rows and column ranges.
   static void direct(long rows, const T* const* a, long segment_k, const T* m, long row_stride, long column_stride,
                      long k_begin, const T* const* init, T* const* c, long column_begin, long column_end) {
-    for (long r = 0; r < rows; ++r)
-      for (long j = column_begin; j < column_end; ++j) {
-        T sum = 0;
-        for (long i = 0; i < segment_k; ++i) sum += a[r][i] * m[j * row_stride + (k_begin + i) * column_stride];
-        c[r][j] = (init ? init[r][j] : T(0)) + sum;
+    if (column_stride == 1) {
+      for (long j = column_begin; j < column_end; j += V)
+        for (long r = 0; r < rows; ++r)
+          dot(a[r], segment_k, m + j * row_stride + k_begin, row_stride, init ? init[r] + j : nullptr, c[r] + j,
+              smaller(V, column_end - j));
+      return;
+    }
+    for (long first = 0, height; first < rows; first += height) {
+      height = smaller(tile_rows, rows - first);
+      const long wide = panels_at_once(height) * panel;
+      for (long j = column_begin, width; j < column_end; j += width) {
+        const long rest = column_end - j;
+        width = rest >= wide ? wide : rest >= panel ? panel : smaller(V, rest);
+        const Operands o = {segment_k, m + j + k_begin * column_stride, column_stride, panel, j, smaller(V, width)};
+        const auto run = width == wide && height <= 3 ? wide_tile(height)
+                         : width < V                  ? find_tile<EdgeTile>(height, 1)
+                                                      : find_tile<PackedTile>(height, width / V);
+        run(o, a + first, init ? init + first : nullptr, c + first);
       }
+    }
   }
 
  private:
-  struct Operands {
-    long k;
-    const T* panel;
-    long column, last_lanes;  // first column of the panel; lanes in use of its last vector
+  template <int R, int P, int W, bool whole_b>
+  static void tile(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
+    typename Tile<T>::template RowFactors<R> factors;
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) factors.rows[r] = a[r];
+    Tile<T>::template run<R, P, W, whole_b>(o, factors, init, c);
+  }
+  template <int R, int W> struct PackedTile {
+    static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) { tile<R, 1, W, true>(o, a, init, c); }
   };
-  using Tile = void (*)(const Operands&, const T* const*, const T* const*, T* const*);
-
-  template <int R, int W> static void tile(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
-    Vector sum[R][W];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int w = 0; w < W; ++w) sum[r][w] = Vector(T(0));
-      if (init) {
-        const T* p = init[r] + o.column;
-#pragma GCC unroll 8
-        for (int w = 0; w < W - 1; ++w) sum[r][w] = Vector::load(p + w * V);
-        sum[r][W - 1] = o.last_lanes == V ? Vector::load(p + (W - 1) * V) : Vector::load_partial(p + (W - 1) * V, o.last_lanes);
-      }
-    }
-    const T* rows[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) rows[r] = a[r];
-    const T* b = o.panel;
-    for (long i = 0; i < o.k; ++i, b += W * V) {
-      Vector column[W];
-#pragma GCC unroll 8
-      for (int w = 0; w < W; ++w) column[w] = Vector::load(b + w * V);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vector factor(rows[r][i]);
-#pragma GCC unroll 8
-        for (int w = 0; w < W; ++w) sum[r][w] = fma_(factor, column[w], sum[r][w]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      T* p = c[r] + o.column;
-#pragma GCC unroll 8
-      for (int w = 0; w < W - 1; ++w) Vector::store(p + w * V, sum[r][w]);
-      if (o.last_lanes == V) Vector::store(p + (W - 1) * V, sum[r][W - 1]);
-      else Vector::store_partial(p + (W - 1) * V, sum[r][W - 1], o.last_lanes);
-    }
+  template <int R, int W> struct EdgeTile {
+    static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) { tile<R, 1, 1, false>(o, a, init, c); }
+  };
+  static RECURRA_INLINE auto wide_tile(long height) {
+    return height == 1   ? tile<1, panels_at_once(1), tile_vectors, true>
+           : height == 2 ? tile<2, panels_at_once(2), tile_vectors, true>
+                         : tile<3, panels_at_once(3), tile_vectors, true>;
   }
 
-  template <int W> static Tile tile_of_width(long height) {
-    static constexpr Tile tiles[] = {tile<1, W>, tile<2, W>, tile<3, W>, tile<4, W>, tile<5, W>, tile<6, W>};
-    return tiles[height - 1];
-  }
-  static Tile tile_of(long height, long vectors) {
-    if constexpr (tile_vectors == 4) {
-      if (vectors == 4) return tile_of_width<4>(height);
-      if (vectors == 3) return tile_of_width<3>(height);
+  static constexpr int block = 16 / int(sizeof(T)), blocks = int(vector_bytes) / 16;
+
+  // Writes up to V rows of a row-major matrix as up to V columns of a panel, and zeros for the missing ones.
+  static void transpose(const T* in, long in_stride, long rows, long k, T* out, long out_stride) {
+    long j = 0;
+    if (rows == V)
+      for (; j + block <= k; j += block) transpose_block(in + j, in_stride, out + j * out_stride, out_stride, block);
+    alignas(64) T edge[V * V] = {};
+    for (; j < k; j += V) {
+      const long columns = smaller(V, k - j);
+      for (long i = 0; i < rows; ++i) Vector::store(edge + i * V, Vector::load_partial(in + i * in_stride + j, columns));
+      for (long i = 0; i < columns; i += block)
+        transpose_block(edge + i, V, out + (j + i) * out_stride, out_stride, smaller(block, columns - i));
     }
-    return vectors == 2 ? tile_of_width<2>(height) : tile_of_width<1>(height);
+  }
+  // V rows of `block` elements become `columns` vectors.
+  static RECURRA_INLINE void transpose_block(const T* in, long in_stride, T* out, long out_stride, long columns) {
+    Vector result[block];
+    const Vector a = load_blocks(in, block * in_stride), b = load_blocks(in + in_stride, block * in_stride);
+    if constexpr (block == 4) {
+      const Vector c = load_blocks(in + 2 * in_stride, block * in_stride), d = load_blocks(in + 3 * in_stride, block * in_stride);
+      const Vector ac = interleave_low(a, c), bd = interleave_low(b, d), ac2 = interleave_high(a, c), bd2 = interleave_high(b, d);
+      result[0] = interleave_low(ac, bd), result[1] = interleave_high(ac, bd);
+      result[2] = interleave_low(ac2, bd2), result[3] = interleave_high(ac2, bd2);
+    } else {
+      result[0] = interleave_low(a, b), result[1] = interleave_high(a, b);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < block; ++j)
+      if (j < columns) Vector::store(out + j * out_stride, result[j]);
+  }
+
+  // c[j] = (init ? init[j] : 0) + a . row j of m, for `count` <= V rows. Lane by lane in one chain, and then over the lanes.
+  static void dot(const T* a, long k, const T* m, long stride, const T* init, T* c, long count) {
+    Vector sum[V];
+#pragma GCC unroll 16
+    for (int j = 0; j < V; ++j) sum[j] = Vector(T(0));
+    if (count == V) {
+      long i = 0;
+      for (; i + V <= k; i += V) {
+        const Vector factor = Vector::load(a + i);
+#pragma GCC unroll 16
+        for (int j = 0; j < V; ++j) sum[j] = fma_(factor, Vector::load(m + j * stride + i), sum[j]);
+      }
+      if (i < k) {
+        const Vector factor = Vector::load_partial(a + i, k - i);
+#pragma GCC unroll 16
+        for (int j = 0; j < V; ++j) sum[j] = fma_(factor, Vector::load_partial(m + j * stride + i, k - i), sum[j]);
+      }
+      const Vector total = sum_lanes(sum);
+      Vector::store(c, init ? Vector::load(init) + total : total);
+    } else {
+      for (long j = 0; j < count; ++j) {
+        long i = 0;
+        Vector one(T(0));
+        for (; i + V <= k; i += V) one = fma_(Vector::load(a + i), Vector::load(m + j * stride + i), one);
+        if (i < k) one = fma_(Vector::load_partial(a + i, k - i), Vector::load_partial(m + j * stride + i, k - i), one);
+        sum[j] = one;
+      }
+      const Vector total = sum_lanes(sum);
+      Vector::store_partial(c, init ? Vector::load_partial(init, count) + total : total, count);
+    }
+  }
+  // Lane j is the sum of the lanes of sum[j].
+  static RECURRA_INLINE Vector sum_lanes(const Vector (&sum)[V]) {
+    Vector part[block];
+#pragma GCC unroll 4
+    for (int j = 0; j < block; ++j) {
+      if constexpr (blocks == 4) part[j] = sum_blocks(sum[j], sum[block + j], sum[2 * block + j], sum[3 * block + j]);
+      else if constexpr (blocks == 2) part[j] = sum_blocks(sum[j], sum[block + j]);
+      else part[j] = sum[j];
+    }
+    if constexpr (block == 4) {
+      part[0] = interleave_low(part[0], part[2]) + interleave_high(part[0], part[2]);
+      part[1] = interleave_low(part[1], part[3]) + interleave_high(part[1], part[3]);
+    }
+    return interleave_low(part[0], part[1]) + interleave_high(part[0], part[1]);
   }
 };
 
