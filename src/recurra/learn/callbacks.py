@@ -1,10 +1,10 @@
 """What happens during a run besides training: recording, stopping, and keeping what must not be lost."""
 
+import hashlib
 import io
 import signal
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from types import FrameType, TracebackType
@@ -19,6 +19,8 @@ from recurra.checkpoint import save_weights, write_atomically
 from recurra.errors import FormatError
 from recurra.learn.module import Training
 from recurra.learn.run import VALIDATION_LOSS, Run
+
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Record(Callback):
@@ -156,26 +158,34 @@ class SaveState(Checkpoint):
 
 
 class AtomicFiles(CheckpointIO):
-    """Writes Lightning's checkpoints beside their place and renames them; reads them without unpickling any object."""
+    """Writes Lightning's checkpoints beside their place and renames them; reads them without unpickling any object.
+
+    A file is what torch saves, then the SHA-256 of that.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write the checkpoint. Raises OSError when it cannot be; an earlier one is intact."""
-        content = io.BytesIO()
-        torch.save(checkpoint, content)
-        write_atomically(Path(path), content.getvalue())
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        content = buffer.getvalue()
+        write_atomically(Path(path), content + hashlib.sha256(content).digest())
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
         """The checkpoint, on the CPU. Raises FormatError when it is damaged."""
+        file = Path(path).read_bytes()
+        content, digest = file[:-_DIGEST_SIZE], file[-_DIGEST_SIZE:]
+        if hashlib.sha256(content).digest() != digest:
+            raise FormatError(
+                f"{str(path)!r} is truncated or damaged",
+                advice="Begin the run again in another folder; the weights in this one may still be good.",
+            )
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        # What torch and its unpickler raise for truncated and for altered files.
-        except (RuntimeError, EOFError, UnpicklingError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise _damaged(path, error) from None
-        if not isinstance(content, Mapping) or "recurra" not in content:
-            raise FormatError(f"{str(path)!r} is not the state of a training run")
-        return dict(content)
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except UnpicklingError:
+            raise FormatError(f"{str(path)!r} holds objects that are no plain data; it was not written here") from None
+        return dict(checkpoint)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete the file."""
@@ -188,11 +198,3 @@ def keep_weights(run: Run, training: Training, *, validation_loss: float | None)
     if validation_loss is not None:
         about[VALIDATION_LOSS] = repr(validation_loss)
     save_weights(run.folder, training.model.state_dict(), about)
-
-
-def _damaged(path: str | Path, error: Exception) -> FormatError:
-    first_line = str(error).split("\n", 1)[0]
-    return FormatError(
-        f"{str(path)!r} is truncated or damaged ({first_line})",
-        advice="Begin the run again in another folder; its weights may still be good.",
-    )
