@@ -29,8 +29,7 @@ $(STAMPS)/package: $(STAMPS)/dependencies $(ENGINE_SOURCES)
 	@touch $@
 
 demo: setup
-	$(BIN)/recurra train language-model --minutes 3 --out runs/demo
-	$(BIN)/recurra generate runs/demo
+	$(BIN)/recurra demo
 
 test: setup kernels
 	$(BIN)/python -m pytest -n 2
@@ -54,8 +53,10 @@ format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# `make test` tries the same laws on fewer sizes.
 laws: setup
-	$(BIN)/python -m pytest -n 2 tests/test_laws.py
+	$(BIN)/python tools/laws.py
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile=explore tests/test_laws.py
 
 bench: setup
 	$(BIN)/recurra bench

@@ -7,6 +7,13 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
+# What `typing.TYPE_CHECKING` means to a type checker, without importing typing.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from recurra import cells, data, nn, ops, program, tasks, testing
+    from recurra.ops.select import backends
+    from recurra.tasks import load
+
 _SUBMODULES = ("cells", "data", "nn", "ops", "program", "tasks", "testing")
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
