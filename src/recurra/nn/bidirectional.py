@@ -21,9 +21,9 @@ class Bidirectional(Layer):
 
     y (batch, time, output sizes together), first what the forward layer puts out. The state is (forward, backward).
     The backward layer reads the valid part of each row, from its true end to its beginning, and starts afresh at the
-    borders that `reset` draws. It reads at each step the time that passes until the step after, zero at the end. Two
-    pooling layers join their vectors: ``Bidirectional(Last(a), Last(b))`` gives the two final outputs, each after a
-    whole reading.
+    borders that `reset` draws. It reads at each step the time that passes until the step after, zero where there is
+    none. Two pooling layers join their vectors: ``Bidirectional(Last(a), Last(b))`` gives the two final outputs, each
+    after a whole reading.
 
     It needs the future, so it cannot step.
     """
@@ -69,10 +69,14 @@ class Bidirectional(Layer):
             checks.check_structure(state, self._state_type, 2)
         before = (None, None) if state is None else state
         y, after = _run(self.forward_layer, x, before[0], {"lengths": lengths, "reset": reset, "elapsed": elapsed})
+        border = None if reset is None else _of_next(reset, lengths)
+        gap = None if elapsed is None else _of_next(elapsed, lengths)
+        if gap is not None and border is not None:
+            gap = torch.where(border, torch.zeros_like(gap), gap)
         backwards = {
             "lengths": lengths,
-            "reset": None if reset is None else reverse(_of_next(reset, lengths), lengths),
-            "elapsed": None if elapsed is None else reverse(_of_next(elapsed, lengths), lengths),
+            "reset": None if border is None else reverse(border, lengths),
+            "elapsed": None if gap is None else reverse(gap, lengths),
         }
         y_back, after_back = _run(self.backward_layer, reverse(x, lengths), before[1], backwards)
         if not self.pools:

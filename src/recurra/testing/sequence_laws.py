@@ -214,16 +214,17 @@ def reverse_keeps_padding(layer: Layer, case: Case) -> None:
         rows = []
         for b in range(case.batch):
             length = given.row_length(b)
-            one = given.row(b, 0, length)
-            later = (
-                None
-                if one.elapsed is None
-                else torch.cat((one.elapsed[:, 1:], torch.zeros_like(one.elapsed[:, :1])), 1)
-            )
-            border = torch.zeros(1, length, dtype=torch.bool, device=one.x.device)
+            border = torch.zeros(1, length, dtype=torch.bool, device=given.x.device)
             if given.reset is not None and length:
                 border[0, :-1] = given.reset[b, 1:length]
-            flipped = one.with_(x=one.x.flip(1), reset=border.flip(1), elapsed=None if later is None else later.flip(1))
+            one = given.row(b, 0, length)
+            gap = None if one.elapsed is None else torch.cat((one.elapsed[:, 1:], one.elapsed.new_zeros(1, 1)), 1)
+            gap = (
+                None
+                if gap is None
+                else torch.where(border, torch.zeros_like(border, dtype=gap.dtype), gap[:, :length]).flip(1)
+            )
+            flipped = one.with_(x=one.x.flip(1), reset=border.flip(1), elapsed=gap)
             y, state = flipped.call(layer)
             rows.append((y if layer.pools else y.flip(1), state))
         return _join_rows(rows, case.time)

@@ -1,0 +1,79 @@
+"""Layers to try things on: every built-in cell, cells that use what the built-in ones do not, every wrapper."""
+
+from collections.abc import Callable
+
+from recurra import cells, nn
+from recurra.cells import Bias, Elapsed, Input, Matrix, Recurrent, State, cell, exp, output, sigmoid, spike, tanh
+
+
+@cell
+def projected_lstm(
+    x,
+    h=State("narrow"),
+    c=State(),
+    *,
+    W=Input(4),
+    U=Recurrent(4, columns="narrow"),
+    P=Matrix(rows="narrow", columns="hidden"),
+    b=Bias(4, initial=(0, 1, 0, 0), forget=1, input=0),
+):
+    """An LSTM whose hidden state is projected (Sak et al. 2014): two widths, and two products a step."""
+    i, f, g, o = W @ x + b + U @ h
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    return P @ (sigmoid(o) * tanh(c)), c
+
+
+@cell
+def leaky(x, h=State(initial=0.5), *, dt=Elapsed(), W=Input(), U=Recurrent()):
+    """A cell in continuous time, whose state does not start from zero."""
+    keep = exp(-dt)
+    return keep * h + (1 - keep) * tanh(W @ x + U @ h)
+
+
+@cell
+def observed(x, h, *, W=Input(), U=Recurrent(), V=Matrix(rows="seen", columns="hidden"), b=Bias(width="seen")):
+    """A cell that puts out another value than its state."""
+    h = tanh(W @ x + U @ h)
+    return h, output(V @ h + b)
+
+
+@cell
+def spiking(x, s, u, *, W=Input(), U=Recurrent()):
+    """Spiking units with a surrogate gradient: what they put out is 0 or 1."""
+    u = 0.8 * u * (1 - s) + W @ x + U @ s
+    return spike(u - 0.1), u
+
+
+def alternating(size: int) -> nn.Stack:
+    """A stack with a layer that needs the time between steps and one that does not."""
+    return nn.Stack(nn.Recurrent(leaky, size, 4), nn.GRU(4, 3))
+
+
+CELLS: dict[str, Callable[[], nn.Layer]] = {
+    **{name: lambda name=name: nn.Recurrent(name, 3, 5) for name in cells.names()},
+    "projected_lstm": lambda: nn.Recurrent(projected_lstm, 3, 5, widths={"narrow": 2}),
+    "leaky": lambda: nn.Recurrent(leaky, 3, 5),
+    "observed": lambda: nn.Recurrent(observed, 3, 5, widths={"seen": 2}),
+    "spiking": lambda: nn.Recurrent(spiking, 3, 5),
+}
+"""A small layer of each cell."""
+
+WRAPPED: dict[str, Callable[[], nn.Layer]] = {
+    "stack": lambda: nn.Stack(nn.GRU(3, 4), nn.LSTM(4, 2)),
+    "stack with dropout": lambda: nn.Stack(nn.Dropout(nn.GRU(3, 4), 0.5), nn.Dropout(nn.RNN(4, 3), 0.1)),
+    "stack in continuous time": lambda: alternating(3),
+    "bidirectional": lambda: nn.Bidirectional(nn.GRU(3, 4), nn.LSTM(3, 2)),
+    "bidirectional in continuous time": lambda: nn.Bidirectional(nn.Recurrent(leaky, 3, 2), nn.Recurrent(leaky, 3, 2)),
+    "stack of bidirectional": lambda: nn.Stack(
+        nn.Bidirectional(nn.RNN(3, 2), nn.RNN(3, 2)), nn.Residual(nn.Bidirectional(nn.RNN(4, 2), nn.GRU(4, 2)))
+    ),
+    "residual": lambda: nn.Residual(nn.GRU(4, 4)),
+    "last": lambda: nn.Last(nn.LSTM(3, 4)),
+    "mean": lambda: nn.Mean(nn.GRU(3, 4)),
+    "mean of bidirectional": lambda: nn.Mean(nn.Bidirectional(nn.GRU(3, 2), nn.GRU(3, 2))),
+    "bidirectional of last": lambda: nn.Bidirectional(nn.Last(nn.GRU(3, 2)), nn.Last(nn.GRU(3, 2))),
+    "stack with last": lambda: nn.Stack(nn.Residual(nn.GRU(3, 3)), nn.Last(nn.Dropout(nn.LSTM(3, 2), 0.2))),
+}
+"""A small layer of each wrapper, and of wrappers within wrappers."""
+
+ALL = {**CELLS, **WRAPPED}
