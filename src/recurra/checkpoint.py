@@ -1,7 +1,7 @@
 """Saved models: `model.json` (what the model is) and `weights.safetensors` (its parameters) in one folder.
 
     model.json            {"format": "recurra model", "version": 1, "written_by": ..., "task": ..., "model": {...}}
-    weights.safetensors   the parameters by name; metadata: a checksum, and what the writer had to say about them
+    weights.safetensors   the parameters by name; in the metadata a checksum, and what is known about them, as JSON
 
 Nothing is pickled, and reading runs no code from the files. A file is written beside its place and then renamed:
 whatever happens meanwhile, the earlier one stays whole.
@@ -27,6 +27,7 @@ VERSION = 1
 MODEL_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 
+_NOTES = "recurra"
 _CHECKSUM = "sha256"
 
 
@@ -113,8 +114,9 @@ def save_weights(folder: Path, weights: Mapping[str, torch.Tensor], about: Mappi
     """
     folder.mkdir(parents=True, exist_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    content = tensors_as_bytes(plain, metadata={**about, _CHECKSUM: _checksum(plain)})
-    write_atomically(folder / WEIGHTS_FILE, content)
+    # In one field: safetensors writes several in no fixed order, and equal weights should make equal files.
+    notes = json.dumps({**about, _CHECKSUM: _checksum(plain)}, sort_keys=True)
+    write_atomically(folder / WEIGHTS_FILE, tensors_as_bytes(plain, metadata={_NOTES: notes}))
 
 
 def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -133,16 +135,21 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]
         weights = read_tensors(content)
     except SafetensorError as error:
         raise FormatError(f"{str(path)!r} is truncated or damaged ({error})") from None
-    about = _metadata(content)
+    about = _notes(content)
     if about.pop(_CHECKSUM, None) != _checksum(weights):
         raise FormatError(f"{str(path)!r} is damaged: its checksum does not match its content")
     return weights, about
 
 
-def _metadata(content: bytes) -> dict[str, str]:
+def _notes(content: bytes) -> dict[str, str]:
     # The header of a safetensors file: eight bytes that give its length, then JSON.
     length = int.from_bytes(content[:8], "little")
-    return dict(json.loads(content[8 : 8 + length]).get("__metadata__", {}))
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    try:
+        notes = json.loads(metadata[_NOTES])
+    except (KeyError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in notes.items()} if isinstance(notes, dict) else {}
 
 
 def _checksum(weights: Mapping[str, torch.Tensor]) -> str:

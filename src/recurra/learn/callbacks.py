@@ -120,7 +120,8 @@ class BestWeights(Checkpoint):
         # The validation after an interrupt is none of the run's own: a resumed run must not know of it.
         if self._limits.interrupted and self._run.weights.exists():
             return
-        loss = float(trainer.callback_metrics[VALIDATION_LOSS])
+        loss = pl_module.validation_loss
+        assert loss is not None
         if self.best is None or loss < self.best:
             self.best = loss
             keep_weights(self._run, pl_module, validation_loss=loss)

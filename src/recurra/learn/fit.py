@@ -178,7 +178,9 @@ def _fit(run: Run, settings: Settings, model: LanguageModel, parts: Parts, *, re
         limits = Limits(interrupts, validate_every=validate_every)
         record = Record(every=settings.log_every)
         progress = RunProgress(console, record, characters_a_token=(ratios[0], ratios[1]))
-        stopping = EarlyStopping(VALIDATION_LOSS, patience=settings.patience, check_finite=False)
+        stopping = EarlyStopping(
+            VALIDATION_LOSS, patience=settings.patience, check_finite=False, check_on_train_epoch_end=False
+        )
         best = BestWeights(run, limits)
         callbacks = [limits, record, progress, SaveState(run, limits, every=settings.save_every)]
         if validation is not None:

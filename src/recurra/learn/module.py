@@ -53,6 +53,8 @@ class Training(LightningModule):
         self._counted = 0
         self._validation_carried: State | None = None
         self._validation_nats = 0.0
+        self.validation_loss: float | None = None
+        """What the validation part was scored last, in nats a token."""
         self.validated_at: int | None = None
         """The step after which the validation part was scored last, in this process."""
 
@@ -157,7 +159,7 @@ class Training(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Report nats a token."""
         assert self.validation is not None
-        loss = self._validation_nats / self.validation.predicted
+        loss = self.validation_loss = self._validation_nats / self.validation.predicted
         # Lightning would count the step of this row from 0.
         self.log(VALIDATION_LOSS, loss, logger=False)
         self.record({VALIDATION_LOSS: loss})

@@ -11,7 +11,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from recurra.learn.callbacks import Record
 from recurra.learn.module import Training
-from recurra.learn.run import VALIDATION_LOSS
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_UPDATES = 0.5
@@ -81,7 +80,8 @@ class RunProgress(ProgressBar):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell the validation loss."""
         assert isinstance(pl_module, Training)
-        loss = float(trainer.callback_metrics[VALIDATION_LOSS])
+        loss = pl_module.validation_loss
+        assert loss is not None
         best = "  (the lowest so far)" if loss < self._lowest else ""
         self._lowest = min(loss, self._lowest)
         step = trainer.global_step
