@@ -25,16 +25,20 @@ template <> struct MathConstants<double> {
   static constexpr double round_magic = 0x1.8p52, exp_low = -760.0, exp_high = 710.0;
   static constexpr double pio2[4] = {0x1.921fb544p+0, 0x1.0b4611a6p-34, 0x1.3198a2ep-69, 0x1.b839a252049c1p-104};
   static constexpr double circular_limit = 524288.0, exact_integer = 0x1p51;
-  static constexpr double exp[] = {2.5100472505694996003e-8, 2.7620201591031548792e-7, 2.7557268276905696187e-6,
-                                   0.000024801521057868205199, 0.00019841269863171556026, 0.0013888888917367080562,
-                                   0.0083333333333300381973, 0.041666666666623820532, 0.1666666666666666746, 0.5};
+  static constexpr double exp[] = {2.5100472505694996003e-8,  2.7620201591031548792e-7,
+                                   2.7557268276905696187e-6,  0.000024801521057868205199,
+                                   0.00019841269863171556026, 0.0013888888917367080562,
+                                   0.0083333333333300381973,  0.041666666666623820532,
+                                   0.1666666666666666746,     0.5};
   static constexpr double log[] = {1.479819860511658591e-01, 1.531383769920937332e-01, 1.818357216161805012e-01,
                                    2.222219843214978396e-01, 2.857142874366239149e-01, 3.999999999940941908e-01,
                                    6.666666666666735130e-01};
-  static constexpr double sine[] = {1.58969099521155010221e-10, -2.50507602534068634195e-08, 2.75573137070700676789e-06,
-                                    -1.98412698298579493134e-04, 8.33333333332248946124e-03, -1.66666666666666324348e-01};
-  static constexpr double cosine[] = {-1.13596475577881948265e-11, 2.08757232129817482790e-09, -2.75573143513906633035e-07,
-                                      2.48015872894767294178e-05, -1.38888888888741095749e-03, 4.16666666666666019037e-02};
+  static constexpr double sine[] = {1.58969099521155010221e-10, -2.50507602534068634195e-08,
+                                    2.75573137070700676789e-06, -1.98412698298579493134e-04,
+                                    8.33333333332248946124e-03, -1.66666666666666324348e-01};
+  static constexpr double cosine[] = {-1.13596475577881948265e-11, 2.08757232129817482790e-09,
+                                      -2.75573143513906633035e-07, 2.48015872894767294178e-05,
+                                      -1.38888888888741095749e-03, 4.16666666666666019037e-02};
 };
 
 template <class T, int count> RECURRA_INLINE Vec<T> polynomial(Vec<T> x, const T (&coefficients)[count]) {
@@ -60,7 +64,9 @@ template <class T> RECURRA_INLINE Vec<T> power_of_two(typename Types<T>::Bits n)
 template <class T> struct ExpParts {
   Vec<T> shifted, p;  // n stands in the low bits of `shifted`
   RECURRA_INLINE Vec<T> n() const { return shifted - Vec<T>(MathConstants<T>::round_magic); }
-  RECURRA_INLINE typename Types<T>::Bits bits() const { return bits_of(shifted) - bits_of(Vec<T>(MathConstants<T>::round_magic)); }
+  RECURRA_INLINE typename Types<T>::Bits bits() const {
+    return bits_of(shifted) - bits_of(Vec<T>(MathConstants<T>::round_magic));
+  }
 };
 template <class T> RECURRA_INLINE ExpParts<T> exp_parts(Vec<T> x) {
   using C = MathConstants<T>;
@@ -84,7 +90,9 @@ template <class T> RECURRA_INLINE Vec<T> exp_limited(Vec<T> x) {
 #endif
 }
 
-template <class T> RECURRA_INLINE Vec<T> exp_(Vec<T> x) { return exp_limited(at_most(Vec<T>(MathConstants<T>::exp_high), x)); }
+template <class T> RECURRA_INLINE Vec<T> exp_(Vec<T> x) {
+  return exp_limited(at_most(Vec<T>(MathConstants<T>::exp_high), x));
+}
 
 template <class T> RECURRA_INLINE Vec<T> expm1_(Vec<T> x) {
   // Below -60 the result is -1.

@@ -26,7 +26,8 @@ template <class T> struct Outer {
     }
   }
 
-  static void accumulate(long rows, const T* const* a, long i_begin, long i_end, const T* packed_b, long nb, T* g, long ldg) {
+  static void accumulate(long rows, const T* const* a, long i_begin, long i_end, const T* packed_b, long nb, T* g,
+                         long ldg) {
     alignas(64) T block[block_rows * block_columns];
     for (long first = 0; first < rows; first += block_rows) {
       const long height = smaller(block_rows, rows - first);
@@ -34,7 +35,8 @@ template <class T> struct Outer {
         const long columns = smaller(block_columns, i_end - i);
         copy_block(height, a + first, i, columns, block);
         for (long index = 0; index < panels(nb); ++index) {
-          const long begin = index * panel, stride = Product<T>::width(nb, index), lanes = smaller(panel, nb - begin) - (stride - V);
+          const long begin = index * panel, stride = Product<T>::width(nb, index),
+                     lanes = smaller(panel, nb - begin) - (stride - V);
           const Operands o = {height, packed_b + begin * rows + first * stride, stride, 0, begin, lanes};
           const long tiles = (columns + tile_rows - 1) / tile_rows;
           for (long tile = 0; tile < tiles; ++tile) {
@@ -48,12 +50,13 @@ template <class T> struct Outer {
 
  private:
   using Operands = typename Tile<T>::Operands;
-  // A block of a is copied to where its rows lie close together: in their own memory they are a power of two apart as often
-  // as not, and evict each other from the cache.
+  // A block of a is copied to where its rows lie close together: in their own memory they are a power of two apart as
+  // often as not, and evict each other from the cache.
   static constexpr long block_rows = 256, block_columns = 8 * tile_rows;
 
   static void copy_block(long rows, const T* const* a, long begin, long columns, T* block) {
-    for (long r = 0; r < rows; ++r) Product<T>::copy(a[r] + begin, columns, block + r * block_columns, (columns + V - 1) / V * V);
+    for (long r = 0; r < rows; ++r)
+      Product<T>::copy(a[r] + begin, columns, block + r * block_columns, (columns + V - 1) / V * V);
   }
 
   template <int R, int W> struct GradientTile {

@@ -1,7 +1,7 @@
 // Products with a packed matrix, in tiles that stay in registers.
 //
-// Every element of a packed product is one chain of multiply-adds with k ascending, whatever the tile that it falls in, so
-// results do not depend on how rows and columns are grouped or split between threads.
+// Every element of a packed product is one chain of multiply-adds with k ascending, whatever the tile that it falls in,
+// so results do not depend on how rows and columns are grouped or split between threads.
 #pragma once
 
 #include "vector.hpp"
@@ -12,8 +12,15 @@ namespace RECURRA_ISA {
 // Of the 32 registers of AVX-512, 6 x 4 hold the tile; of the 16 of the others, 6 x 2.
 constexpr int tile_rows = 6;
 constexpr int tile_vectors = vector_bytes == 64 ? 4 : 2;
-// Tiles of few rows take several panels: a multiply-add has a latency of 4 cycles, and 8 chains or more hide it.
+// Tiles of few rows take several panels: a multiply-add has a latency of 4 cycles, and 8 chains or more hide it. Where
+// the product needs a register of its own, 3 x 4 are too many.
+#if defined(RECURRA_FUSED)
 constexpr int panels_at_once(long rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
+#else
+constexpr int panels_at_once(long rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
+#endif
+// The dot products that run side by side when a row-major matrix is used as it is.
+constexpr int dot_group = vector_bytes == 64 ? 16 : 8;
 
 RECURRA_INLINE long smaller(long a, long b) { return a < b ? a : b; }
 RECURRA_INLINE long larger(long a, long b) { return a > b ? a : b; }
@@ -23,11 +30,11 @@ template <class T> struct Tile {
   static constexpr long V = Vector::V;
 
   struct Operands {
-    long k;                // number of summands
-    const T* b;            // vector w of panel p of summand i is at b + i * k_stride + p * panel_stride + w * V
+    long k;      // number of summands
+    const T* b;  // vector w of panel p of summand i is at b + i * k_stride + p * panel_stride + w * V
     long k_stride, panel_stride;
-    long column;           // first column of the tile in the rows of init and c; the panels' columns follow each other there
-    long last_lanes;       // lanes in use of the last vector
+    long column;      // first column of the tile in the rows of init and c; the panels' columns follow each other there
+    long last_lanes;  // lanes in use of the last vector
   };
   // Where the factor of row r and summand i is read.
   template <int R> struct RowFactors {
@@ -127,8 +134,8 @@ template <class T> struct Product {
   // The width of a panel in memory: the last one holds only the vectors that it needs.
   static long width(long n, long index) { return smaller(panel, (n - index * panel + V - 1) / V * V); }
 
-  // Packs panels [panel_begin, panel_end) of the n x k matrix whose element (i, j) is m[i * row_stride + j * column_stride];
-  // one of the strides is 1. A panel is [k][width], zero beyond n.
+  // Packs panels [panel_begin, panel_end) of the n x k matrix whose element (i, j) is m[i * row_stride + j *
+  // column_stride]; one of the strides is 1. A panel is [k][width], zero beyond n.
   static void pack(const T* m, long row_stride, long column_stride, long n, long k, T* packed, long panel_begin,
                    long panel_end) {
     for (long index = panel_begin; index < panel_end; ++index) {
@@ -136,7 +143,8 @@ template <class T> struct Product {
       const T* in = m + begin * row_stride;
       T* out = packed + begin * k;
       if (column_stride == 1) {
-        for (long i = 0; i < count; i += V) transpose(in + i * row_stride, row_stride, smaller(V, count - i), k, out + i, stride);
+        for (long i = 0; i < count; i += V)
+          transpose(in + i * row_stride, row_stride, smaller(V, count - i), k, out + i, stride);
       } else {
         for (long j = 0; j < k; ++j, in += column_stride, out += stride) copy(in, count, out, stride);
       }
@@ -150,8 +158,8 @@ template <class T> struct Product {
     if (i < stride) Vector::store(out + i, Vector::load_partial(in + i, count - i));
   }
 
-  // c[r][j] = (init ? init[r][j] : 0) + sum over i < segment_k of a[r][i] * M[j][k_begin + i], for the columns j of panels
-  // [panel_begin, panel_end). A row of init may be the same row of c. Memory beyond column n is not touched.
+  // c[r][j] = (init ? init[r][j] : 0) + sum over i < segment_k of a[r][i] * M[j][k_begin + i], for the columns j of
+  // panels [panel_begin, panel_end). A row of init may be the same row of c. Memory beyond column n is not touched.
   static void product(long rows, const T* const* a, long segment_k, const T* packed, long k, long k_begin, long n,
                       const T* const* init, T* const* c, long panel_begin, long panel_end) {
     if (rows <= 0) return;
@@ -169,15 +177,18 @@ template <class T> struct Product {
     }
   }
 
-  // The same from the matrix as it is, for few rows: columns [column_begin, column_end) of the result. The sums may be in
-  // another order than those of `product`, but depend as little on rows and column ranges.
+  // The same from the matrix as it is, for few rows: columns [column_begin, column_end) of the result. The sums may be
+  // in another order than those of `product`, but depend as little on rows and column ranges.
   static void direct(long rows, const T* const* a, long segment_k, const T* m, long row_stride, long column_stride,
                      long k_begin, const T* const* init, T* const* c, long column_begin, long column_end) {
     if (column_stride == 1) {
-      for (long j = column_begin; j < column_end; j += V)
-        for (long r = 0; r < rows; ++r)
-          dot(a[r], segment_k, m + j * row_stride + k_begin, row_stride, init ? init[r] + j : nullptr, c[r] + j,
-              smaller(V, column_end - j));
+      for (long j = column_begin; j < column_end; j += dot_group)
+        for (long first = 0, height; first < rows; first += height) {
+          height = rows - first == 4 ? 2 : smaller(3, rows - first);
+          const Dots d = {segment_k, m + j * row_stride + k_begin, row_stride, j, smaller(dot_group, column_end - j)};
+          const auto run = height == 1 ? dots<1> : height == 2 ? dots<2> : dots<3>;
+          run(d, a + first, init ? init + first : nullptr, c + first);
+        }
       return;
     }
     for (long first = 0, height; first < rows; first += height) {
@@ -204,10 +215,14 @@ template <class T> struct Product {
     Tile<T>::template run<R, P, W, whole_b>(o, factors, init, c);
   }
   template <int R, int W> struct PackedTile {
-    static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) { tile<R, 1, W, true>(o, a, init, c); }
+    static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
+      tile<R, 1, W, true>(o, a, init, c);
+    }
   };
   template <int R, int W> struct EdgeTile {
-    static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) { tile<R, 1, 1, false>(o, a, init, c); }
+    static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
+      tile<R, 1, 1, false>(o, a, init, c);
+    }
   };
   static RECURRA_INLINE auto wide_tile(long height) {
     return height == 1   ? tile<1, panels_at_once(1), tile_vectors, true>
@@ -225,7 +240,8 @@ template <class T> struct Product {
     alignas(64) T edge[V * V] = {};
     for (; j < k; j += V) {
       const long columns = smaller(V, k - j);
-      for (long i = 0; i < rows; ++i) Vector::store(edge + i * V, Vector::load_partial(in + i * in_stride + j, columns));
+      for (long i = 0; i < rows; ++i)
+        Vector::store(edge + i * V, Vector::load_partial(in + i * in_stride + j, columns));
       for (long i = 0; i < columns; i += block)
         transpose_block(edge + i, V, out + (j + i) * out_stride, out_stride, smaller(block, columns - i));
     }
@@ -235,8 +251,10 @@ template <class T> struct Product {
     Vector result[block];
     const Vector a = load_blocks(in, block * in_stride), b = load_blocks(in + in_stride, block * in_stride);
     if constexpr (block == 4) {
-      const Vector c = load_blocks(in + 2 * in_stride, block * in_stride), d = load_blocks(in + 3 * in_stride, block * in_stride);
-      const Vector ac = interleave_low(a, c), bd = interleave_low(b, d), ac2 = interleave_high(a, c), bd2 = interleave_high(b, d);
+      const Vector c = load_blocks(in + 2 * in_stride, block * in_stride),
+                   d = load_blocks(in + 3 * in_stride, block * in_stride);
+      const Vector ac = interleave_low(a, c), bd = interleave_low(b, d), ac2 = interleave_high(a, c),
+                   bd2 = interleave_high(b, d);
       result[0] = interleave_low(ac, bd), result[1] = interleave_high(ac, bd);
       result[2] = interleave_low(ac2, bd2), result[3] = interleave_high(ac2, bd2);
     } else {
@@ -247,39 +265,72 @@ template <class T> struct Product {
       if (j < columns) Vector::store(out + j * out_stride, result[j]);
   }
 
-  // c[j] = (init ? init[j] : 0) + a . row j of m, for `count` <= V rows. Lane by lane in one chain, and then over the lanes.
-  static void dot(const T* a, long k, const T* m, long stride, const T* init, T* c, long count) {
-    Vector sum[V];
-#pragma GCC unroll 16
-    for (int j = 0; j < V; ++j) sum[j] = Vector(T(0));
-    if (count == V) {
-      long i = 0;
-      for (; i + V <= k; i += V) {
-        const Vector factor = Vector::load(a + i);
-#pragma GCC unroll 16
-        for (int j = 0; j < V; ++j) sum[j] = fma_(factor, Vector::load(m + j * stride + i), sum[j]);
-      }
-      if (i < k) {
-        const Vector factor = Vector::load_partial(a + i, k - i);
-#pragma GCC unroll 16
-        for (int j = 0; j < V; ++j) sum[j] = fma_(factor, Vector::load_partial(m + j * stride + i, k - i), sum[j]);
-      }
-      const Vector total = sum_lanes(sum);
-      Vector::store(c, init ? Vector::load(init) + total : total);
+  struct Dots {
+    long k;
+    const T* m;  // the first of the matrix rows
+    long stride, column, count;
+  };
+  // c[r][column + j] = (init or 0) + a[r] . row j of m, for `count` <= dot_group rows of m. Lane by lane in one chain,
+  // then over the lanes.
+  template <int R> static void dots(const Dots& d, const T* const* a, const T* const* init, T* const* c) {
+    constexpr int C = R == 1 ? dot_group : dot_group / 2;
+    Vector sum[R][dot_group];
+    if (d.count == dot_group) {
+#pragma GCC unroll 2
+      for (int j = 0; j < dot_group; j += C) lane_sums<R, C>(d, j, a, sum);
     } else {
-      for (long j = 0; j < count; ++j) {
-        long i = 0;
-        Vector one(T(0));
-        for (; i + V <= k; i += V) one = fma_(Vector::load(a + i), Vector::load(m + j * stride + i), one);
-        if (i < k) one = fma_(Vector::load_partial(a + i, k - i), Vector::load_partial(m + j * stride + i, k - i), one);
-        sum[j] = one;
-      }
-      const Vector total = sum_lanes(sum);
-      Vector::store_partial(c, init ? Vector::load_partial(init, count) + total : total, count);
+      for (int j = 0; j < d.count; ++j) lane_sums<R, 1>(d, j, a, sum);
+      for (long j = d.count; j < dot_group; ++j)
+        for (int r = 0; r < R; ++r) sum[r][j] = Vector(T(0));
     }
+    for (int r = 0; r < R; ++r)
+      for (long j = 0; j < d.count; j += V) {
+        const Vector total = sum_lanes(sum[r] + j);
+        const long lanes = smaller(V, d.count - j), column = d.column + j;
+        const Vector result = init ? Tile<T>::load_last(init[r] + column, lanes) + total : total;
+        if (lanes == V) Vector::store(c[r] + column, result);
+        else Vector::store_partial(c[r] + column, result, lanes);
+      }
+  }
+  template <int R, int C>
+  static RECURRA_INLINE void lane_sums(const Dots& d, int first, const T* const* a, Vector (&result)[R][dot_group]) {
+    Vector sum[R][C];
+    const T *rows[R], *m = d.m + first * d.stride;
+    const long stride = d.stride, k = d.k;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r) {
+      rows[r] = a[r];
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) sum[r][j] = Vector(T(0));
+    }
+    long i = 0;
+    for (; i + V <= k; i += V) {
+      Vector factor[R];
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) factor[r] = Vector::load(rows[r] + i);
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) {
+        Vector other = Vector::load(m + j * stride + i);
+        if constexpr (R > 1) other = in_register(other);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; ++r) sum[r][j] = fma_(factor[r], other, sum[r][j]);
+      }
+    }
+    if (i < k) {
+      for (int r = 0; r < R; ++r) {
+        const Vector factor = Vector::load_partial(rows[r] + i, k - i);
+#pragma GCC unroll 16
+        for (int j = 0; j < C; ++j)
+          sum[r][j] = fma_(factor, Vector::load_partial(m + j * stride + i, k - i), sum[r][j]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 16
+      for (int j = 0; j < C; ++j) result[r][first + j] = sum[r][j];
   }
   // Lane j is the sum of the lanes of sum[j].
-  static RECURRA_INLINE Vector sum_lanes(const Vector (&sum)[V]) {
+  static RECURRA_INLINE Vector sum_lanes(const Vector* sum) {
     Vector part[block];
 #pragma GCC unroll 4
     for (int j = 0; j < block; ++j) {

@@ -1,4 +1,5 @@
-// Vectors of floats or doubles on GCC and Clang vector types, as wide as the instruction set that this file is compiled for.
+// Vectors of floats or doubles on GCC and Clang vector types, as wide as the instruction set that this file is compiled
+// for.
 //
 // Everything stands in a namespace named after the instruction set: the builds for several of them are linked into one
 // library, and an inline function outside of it would be merged across them and might then run where it must not.
@@ -14,7 +15,8 @@
 #define RECURRA_ISA generic
 #endif
 #define RECURRA_INLINE __attribute__((always_inline)) inline
-// The wide types are never passed through a call that is not inlined, so the calling convention GCC warns of has no effect.
+// The wide types are never passed through a call that is not inlined, so the calling convention GCC warns of has no
+// effect.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
@@ -24,7 +26,7 @@ namespace RECURRA_ISA {
 
 #if defined(__AVX512F__)
 constexpr long vector_bytes = 64;
-#elif defined(__AVX__)
+#elif defined(__AVX2__) && defined(__FMA__)
 constexpr long vector_bytes = 32;
 #else
 constexpr long vector_bytes = 16;
@@ -68,7 +70,9 @@ template <class T> struct Vec {
   // Subtracting zero keeps the sign of -0, which adding it would lose.
   RECURRA_INLINE Vec(T value) : raw(value - Raw{}) {}
 
-  static RECURRA_INLINE Vec load(const T* p) { return Vec(Raw(*reinterpret_cast<const typename Types<T>::Unaligned*>(p))); }
+  static RECURRA_INLINE Vec load(const T* p) {
+    return Vec(Raw(*reinterpret_cast<const typename Types<T>::Unaligned*>(p)));
+  }
   static RECURRA_INLINE void store(T* p, Vec v) { *reinterpret_cast<typename Types<T>::Unaligned*>(p) = v.raw; }
   // The first n lanes, 0 <= n <= V; the others are zero. Memory from p + n on is not touched.
   static RECURRA_INLINE Vec load_partial(const T* p, long n);
@@ -87,7 +91,9 @@ template <class T> struct Vec {
   friend RECURRA_INLINE Mask<T> operator!=(Vec a, Vec b) { return {Bits(a.raw != b.raw)}; }
 };
 
-template <class T> RECURRA_INLINE Vec<T> select(Mask<T> mask, Vec<T> a, Vec<T> b) { return Vec<T>(mask.bits ? a.raw : b.raw); }
+template <class T> RECURRA_INLINE Vec<T> select(Mask<T> mask, Vec<T> a, Vec<T> b) {
+  return Vec<T>(mask.bits ? a.raw : b.raw);
+}
 
 template <class T> RECURRA_INLINE typename Types<T>::Bits bits_of(Vec<T> v) {
   typename Types<T>::Bits bits;
@@ -129,40 +135,53 @@ template <class T> RECURRA_INLINE Vec<T> in_register(Vec<T> v) {
 #if defined(__AVX512F__)
 
 #define RECURRA_FUSED 1
-template <class T> RECURRA_INLINE __m128 load_block(const T* p) { return _mm_loadu_ps(reinterpret_cast<const float*>(p)); }
+template <class T> RECURRA_INLINE __m128 load_block(const T* p) {
+  return _mm_loadu_ps(reinterpret_cast<const float*>(p));
+}
 template <int order, class T> RECURRA_INLINE Vec<T> shuffle_blocks(Vec<T> a, Vec<T> b) {
   return {typename Types<T>::Raw(_mm512_maskz_shuffle_f32x4(0xffff, __m512(a.raw), __m512(b.raw), order))};
 }
-#define RECURRA_PER_TYPE(T, suffix, lanes, all)                                                                                                \
-  RECURRA_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return {_mm512_fmadd_##suffix(a.raw, b.raw, c.raw)}; }                            \
-  RECURRA_INLINE Vec<T> at_least(Vec<T> limit, Vec<T> v) { return {_mm512_maskz_max_##suffix(all, limit.raw, v.raw)}; }                        \
-  RECURRA_INLINE Vec<T> at_most(Vec<T> limit, Vec<T> v) { return {_mm512_maskz_min_##suffix(all, limit.raw, v.raw)}; }                         \
-  RECURRA_INLINE Vec<T> sqrt_(Vec<T> v) { return {_mm512_maskz_sqrt_##suffix(all, v.raw)}; }                                                   \
-  RECURRA_INLINE Vec<T> floor_(Vec<T> v) { return {_mm512_maskz_roundscale_##suffix(all, v.raw, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)}; } \
-  RECURRA_INLINE Vec<T> load_blocks(const T* p, long stride) {                                                                                 \
-    const __m512 low = _mm512_castps128_ps512(load_block(p)), both = _mm512_insertf32x4(low, load_block(p + stride), 1);                       \
-    const __m512 most = _mm512_insertf32x4(both, load_block(p + 2 * stride), 2);                                                               \
-    return {Types<T>::Raw(_mm512_insertf32x4(most, load_block(p + 3 * stride), 3))};                                                           \
-  }                                                                                                                                            \
-  RECURRA_INLINE Vec<T> interleave_low(Vec<T> a, Vec<T> b) { return {_mm512_maskz_unpacklo_##suffix(all, a.raw, b.raw)}; }                     \
-  RECURRA_INLINE Vec<T> interleave_high(Vec<T> a, Vec<T> b) { return {_mm512_maskz_unpackhi_##suffix(all, a.raw, b.raw)}; }                    \
-  RECURRA_INLINE Vec<T> sum_blocks(Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d) {                                                                   \
-    const Vec<T> ab = shuffle_blocks<0x44>(a, b) + shuffle_blocks<0xee>(a, b);                                                                 \
-    const Vec<T> cd = shuffle_blocks<0x44>(c, d) + shuffle_blocks<0xee>(c, d);                                                                 \
-    return shuffle_blocks<0x88>(ab, cd) + shuffle_blocks<0xdd>(ab, cd);                                                                        \
-  }                                                                                                                                            \
-  /* v * 2^n for whole n, denormal and infinite results included */                                                                            \
-  RECURRA_INLINE Vec<T> scale_(Vec<T> v, Vec<T> n) { return {_mm512_maskz_scalef_##suffix(all, v.raw, n.raw)}; }                               \
-  template <> RECURRA_INLINE Vec<T> Vec<T>::load_partial(const T* p, long n) {                                                                 \
-    return {_mm512_maskz_loadu_##suffix(__mmask##lanes((1u << n) - 1), p)};                                                                    \
-  }                                                                                                                                            \
-  template <> RECURRA_INLINE void Vec<T>::store_partial(T* p, Vec v, long n) {                                                                 \
-    _mm512_mask_storeu_##suffix(p, __mmask##lanes((1u << n) - 1), v.raw);                                                                      \
+#define RECURRA_PER_TYPE(T, suffix, lanes, all)                                                                        \
+  RECURRA_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return {_mm512_fmadd_##suffix(a.raw, b.raw, c.raw)}; }    \
+  RECURRA_INLINE Vec<T> at_least(Vec<T> limit, Vec<T> v) {                                                             \
+    return {_mm512_maskz_max_##suffix(all, limit.raw, v.raw)};                                                         \
+  }                                                                                                                    \
+  RECURRA_INLINE Vec<T> at_most(Vec<T> limit, Vec<T> v) { return {_mm512_maskz_min_##suffix(all, limit.raw, v.raw)}; } \
+  RECURRA_INLINE Vec<T> sqrt_(Vec<T> v) { return {_mm512_maskz_sqrt_##suffix(all, v.raw)}; }                           \
+  RECURRA_INLINE Vec<T> floor_(Vec<T> v) {                                                                             \
+    return {_mm512_maskz_roundscale_##suffix(all, v.raw, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};                  \
+  }                                                                                                                    \
+  RECURRA_INLINE Vec<T> load_blocks(const T* p, long stride) {                                                         \
+    const __m512 low = _mm512_castps128_ps512(load_block(p)),                                                          \
+                 both = _mm512_insertf32x4(low, load_block(p + stride), 1);                                            \
+    const __m512 most = _mm512_insertf32x4(both, load_block(p + 2 * stride), 2);                                       \
+    return {Types<T>::Raw(_mm512_insertf32x4(most, load_block(p + 3 * stride), 3))};                                   \
+  }                                                                                                                    \
+  RECURRA_INLINE Vec<T> interleave_low(Vec<T> a, Vec<T> b) {                                                           \
+    return {_mm512_maskz_unpacklo_##suffix(all, a.raw, b.raw)};                                                        \
+  }                                                                                                                    \
+  RECURRA_INLINE Vec<T> interleave_high(Vec<T> a, Vec<T> b) {                                                          \
+    return {_mm512_maskz_unpackhi_##suffix(all, a.raw, b.raw)};                                                        \
+  }                                                                                                                    \
+  RECURRA_INLINE Vec<T> sum_blocks(Vec<T> a, Vec<T> b, Vec<T> c, Vec<T> d) {                                           \
+    const Vec<T> ab = shuffle_blocks<0x44>(a, b) + shuffle_blocks<0xee>(a, b);                                         \
+    const Vec<T> cd = shuffle_blocks<0x44>(c, d) + shuffle_blocks<0xee>(c, d);                                         \
+    return shuffle_blocks<0x88>(ab, cd) + shuffle_blocks<0xdd>(ab, cd);                                                \
+  }                                                                                                                    \
+  /* v * 2^n for whole n, denormal and infinite results included */                                                    \
+  RECURRA_INLINE Vec<T> scale_(Vec<T> v, Vec<T> n) { return {_mm512_maskz_scalef_##suffix(all, v.raw, n.raw)}; }       \
+  template <> RECURRA_INLINE Vec<T> Vec<T>::load_partial(const T* p, long n) {                                         \
+    return {_mm512_maskz_loadu_##suffix(__mmask##lanes((1u << n) - 1), p)};                                            \
+  }                                                                                                                    \
+  template <> RECURRA_INLINE void Vec<T>::store_partial(T* p, Vec v, long n) {                                         \
+    _mm512_mask_storeu_##suffix(p, __mmask##lanes((1u << n) - 1), v.raw);                                              \
   }
 RECURRA_PER_TYPE(float, ps, 16, 0xffff)
 RECURRA_PER_TYPE(double, pd, 8, 0xff)
 #undef RECURRA_PER_TYPE
-template <class T> RECURRA_INLINE bool Mask<T>::any() const { return _mm512_test_epi32_mask(__m512i(bits), __m512i(bits)) != 0; }
+template <class T> RECURRA_INLINE bool Mask<T>::any() const {
+  return _mm512_test_epi32_mask(__m512i(bits), __m512i(bits)) != 0;
+}
 
 #else
 
@@ -172,10 +191,12 @@ template <class T> RECURRA_INLINE void Vec<T>::store_partial(T* p, Vec v, long n
   for (long i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-#if defined(__AVX__) && defined(__FMA__)
+#if defined(__AVX2__) && defined(__FMA__)
 
 #define RECURRA_FUSED 1
-template <class T> RECURRA_INLINE __m128 load_block(const T* p) { return _mm_loadu_ps(reinterpret_cast<const float*>(p)); }
+template <class T> RECURRA_INLINE __m128 load_block(const T* p) {
+  return _mm_loadu_ps(reinterpret_cast<const float*>(p));
+}
 alignas(64) constexpr int32_t first_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
 #define RECURRA_PER_TYPE(T, suffix)                                                                                 \
   RECURRA_INLINE Vec<T> fma_(Vec<T> a, Vec<T> b, Vec<T> c) { return {_mm256_fmadd_##suffix(a.raw, b.raw, c.raw)}; } \
@@ -199,7 +220,9 @@ alignas(64) constexpr int32_t first_lanes[16] = {-1, -1, -1, -1, -1, -1, -1, -1}
 RECURRA_PER_TYPE(float, ps)
 RECURRA_PER_TYPE(double, pd)
 #undef RECURRA_PER_TYPE
-template <class T> RECURRA_INLINE bool Mask<T>::any() const { return !_mm256_testz_si256(__m256i(bits), __m256i(bits)); }
+template <class T> RECURRA_INLINE bool Mask<T>::any() const {
+  return !_mm256_testz_si256(__m256i(bits), __m256i(bits));
+}
 
 #else
 
@@ -238,14 +261,23 @@ template <class T> RECURRA_INLINE bool Mask<T>::any() const {
   for (long lane = 0; lane < Vec<T>::V; ++lane) combined |= bits[lane];
   return combined != 0;
 }
-RECURRA_INLINE Vec<float> interleave_low(Vec<float> a, Vec<float> b) { return {__builtin_shufflevector(a.raw, b.raw, 0, 4, 1, 5)}; }
-RECURRA_INLINE Vec<float> interleave_high(Vec<float> a, Vec<float> b) { return {__builtin_shufflevector(a.raw, b.raw, 2, 6, 3, 7)}; }
-RECURRA_INLINE Vec<double> interleave_low(Vec<double> a, Vec<double> b) { return {__builtin_shufflevector(a.raw, b.raw, 0, 2)}; }
-RECURRA_INLINE Vec<double> interleave_high(Vec<double> a, Vec<double> b) { return {__builtin_shufflevector(a.raw, b.raw, 1, 3)}; }
+RECURRA_INLINE Vec<float> interleave_low(Vec<float> a, Vec<float> b) {
+  return {__builtin_shufflevector(a.raw, b.raw, 0, 4, 1, 5)};
+}
+RECURRA_INLINE Vec<float> interleave_high(Vec<float> a, Vec<float> b) {
+  return {__builtin_shufflevector(a.raw, b.raw, 2, 6, 3, 7)};
+}
+RECURRA_INLINE Vec<double> interleave_low(Vec<double> a, Vec<double> b) {
+  return {__builtin_shufflevector(a.raw, b.raw, 0, 2)};
+}
+RECURRA_INLINE Vec<double> interleave_high(Vec<double> a, Vec<double> b) {
+  return {__builtin_shufflevector(a.raw, b.raw, 1, 3)};
+}
 template <class T> RECURRA_INLINE Vec<T> at_least(Vec<T> limit, Vec<T> v) { return select(v < limit, limit, v); }
 template <class T> RECURRA_INLINE Vec<T> at_most(Vec<T> limit, Vec<T> v) { return select(v > limit, limit, v); }
 template <class T> RECURRA_INLINE Vec<T> sqrt_(Vec<T> v) {
-  for (long i = 0; i < Vec<T>::V; ++i) v.raw[i] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(v.raw[i]))) : T(__builtin_sqrt(v.raw[i]));
+  for (long i = 0; i < Vec<T>::V; ++i)
+    v.raw[i] = sizeof(T) == 4 ? T(__builtin_sqrtf(float(v.raw[i]))) : T(__builtin_sqrt(v.raw[i]));
   return v;
 }
 #endif

@@ -1,5 +1,6 @@
-// Tests of the kernels: against plain loops in a wider type, for bits that depend on shapes only, for memory left alone,
-// and for the accuracy of the functions. Build it once for each instruction set, as kernels_bench.cpp, also with sanitizers.
+// Tests of the kernels: against plain loops in a wider type, for bits that depend on shapes only, for memory left
+// alone, and for the accuracy of the functions. Build it once for each instruction set, as kernels_bench.cpp, also with
+// sanitizers.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -19,14 +20,14 @@
 using namespace recurra::RECURRA_ISA;
 
 static long failures = 0, checks = 0;
-#define CHECK(condition, ...)                                                  \
-  do {                                                                         \
-    ++checks;                                                                  \
-    if (!(condition) && ++failures <= 20) {                                    \
-      std::printf("FAILED %s:%d: %s: ", __FILE__, __LINE__, #condition);       \
-      std::printf(__VA_ARGS__);                                                \
-      std::printf("\n");                                                       \
-    }                                                                          \
+#define CHECK(condition, ...)                                            \
+  do {                                                                   \
+    ++checks;                                                            \
+    if (!(condition) && ++failures <= 20) {                              \
+      std::printf("FAILED %s:%d: %s: ", __FILE__, __LINE__, #condition); \
+      std::printf(__VA_ARGS__);                                          \
+      std::printf("\n");                                                 \
+    }                                                                    \
   } while (0)
 
 static std::mt19937_64 generator(1);
@@ -38,7 +39,8 @@ template <class T> class Guarded {
   explicit Guarded(long capacity) {
     const long page = sysconf(_SC_PAGESIZE);
     bytes_ = (capacity * long(sizeof(T)) + zone + page - 1) / page * page;
-    base_ = static_cast<unsigned char*>(mmap(nullptr, bytes_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    base_ = static_cast<unsigned char*>(
+        mmap(nullptr, bytes_ + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
     if (base_ == MAP_FAILED || mprotect(base_ + bytes_, page, PROT_NONE) != 0) std::abort();
   }
   ~Guarded() { munmap(base_, bytes_ + sysconf(_SC_PAGESIZE)); }
@@ -125,8 +127,8 @@ template <class T> struct ProductTest {
     for (long r = 0; r < rows; ++r)
       for (long j = 0; j < n; ++j) init.pointers[r][j] = 0;
     compare("product without init", rows, n, k, m, row_stride, column_stride, c);
-    CHECK(a.intact() && c.intact() && d.intact() && init.intact() && matrix.intact() && packed.intact(), "memory of %ld x %ld x %ld",
-          rows, k, n);
+    CHECK(a.intact() && c.intact() && d.intact() && init.intact() && matrix.intact() && packed.intact(),
+          "memory of %ld x %ld x %ld", rows, k, n);
   }
 
   void pack(const T* m, long row_stride, long column_stride, long n, long k, T* p) {
@@ -147,17 +149,21 @@ template <class T> struct ProductTest {
     CHECK(other.intact(), "pack %ld x %ld", n, k);
   }
 
-  void direct(long rows, long n, long k, const T* m, long row_stride, long column_stride, const std::vector<const T*>& shifted,
-              long cut) {
-    Product<T>::direct(rows, a.constant.data(), k, m, row_stride, column_stride, 0, init.constant.data(), c.pointers.data(), 0, n);
+  void direct(long rows, long n, long k, const T* m, long row_stride, long column_stride,
+              const std::vector<const T*>& shifted, long cut) {
+    Product<T>::direct(rows, a.constant.data(), k, m, row_stride, column_stride, 0, init.constant.data(),
+                       c.pointers.data(), 0, n);
     compare("direct", rows, n, k, m, row_stride, column_stride, c);
     for (long r = 0; r < rows; ++r)
       for (long begin = 0, end = 1; begin < n; begin = end, end = begin + 2 * begin < n ? begin + 2 * begin : n)
-        Product<T>::direct(1, &a.constant[r], k, m, row_stride, column_stride, 0, &init.constant[r], &d.pointers[r], begin, end);
+        Product<T>::direct(1, &a.constant[r], k, m, row_stride, column_stride, 0, &init.constant[r], &d.pointers[r],
+                           begin, end);
     equal("direct in parts", rows, n, k);
     for (long r = 0; r < rows; ++r) std::memcpy(c.pointers[r], init.pointers[r], n * sizeof(T));
-    Product<T>::direct(rows, a.constant.data(), cut, m, row_stride, column_stride, 0, c.constant.data(), c.pointers.data(), 0, n);
-    Product<T>::direct(rows, shifted.data(), k - cut, m, row_stride, column_stride, cut, c.constant.data(), c.pointers.data(), 0, n);
+    Product<T>::direct(rows, a.constant.data(), cut, m, row_stride, column_stride, 0, c.constant.data(),
+                       c.pointers.data(), 0, n);
+    Product<T>::direct(rows, shifted.data(), k - cut, m, row_stride, column_stride, cut, c.constant.data(),
+                       c.pointers.data(), 0, n);
     compare("direct in segments", rows, n, k, m, row_stride, column_stride, c);
   }
 
@@ -168,7 +174,8 @@ template <class T> struct ProductTest {
     CHECK(wrong == 0, "%s %ld x %ld x %ld: %ld elements differ in their bits", what, rows, k, n, wrong);
   }
 
-  void compare(const char* what, long rows, long n, long k, const T* m, long row_stride, long column_stride, Rows<T>& result) {
+  void compare(const char* what, long rows, long n, long k, const T* m, long row_stride, long column_stride,
+               Rows<T>& result) {
     long wrong = 0;
     for (long r = 0; r < rows; ++r)
       for (long j = 0; j < n; ++j) {
@@ -185,7 +192,8 @@ template <class T> struct ProductTest {
 
 template <class T> static void test_outer(long rows, long na, long nb) {
   static Rows<T> a{largest * 6, largest}, b{largest * 6, largest};
-  static Guarded<T> packed{largest * 6 * (largest + 64)}, other{largest * 6 * (largest + 64)}, g{largest * largest}, h{largest * largest};
+  static Guarded<T> packed{largest * 6 * (largest + 64)}, other{largest * 6 * (largest + 64)}, g{largest * largest},
+      h{largest * largest};
   a.reset(rows, na), b.reset(rows, nb);
   const long ldg = nb + 3, panels = Outer<T>::panels(nb), size = (na - 1) * ldg + nb;
   T *p = packed.reset(Outer<T>::workspace(rows, nb)), *q = other.reset(Outer<T>::workspace(rows, nb));
@@ -210,10 +218,10 @@ template <class T> static void test_outer(long rows, long na, long nb) {
     }
   for (long i = 0; i + 1 < na; ++i)
     for (long j = nb; j < ldg; ++j) touched += !same(x[i * ldg + j], before[i * ldg + j]);
-  CHECK(wrong == 0 && different == 0 && touched == 0, "outer %ld x %ld x %ld: %ld wrong, %ld differ, %ld touched", rows, na, nb, wrong,
-        different, touched);
-  CHECK(a.intact() && b.intact() && packed.intact() && other.intact() && g.intact() && h.intact(), "memory of outer %ld x %ld x %ld",
-        rows, na, nb);
+  CHECK(wrong == 0 && different == 0 && touched == 0, "outer %ld x %ld x %ld: %ld wrong, %ld differ, %ld touched", rows,
+        na, nb, wrong, different, touched);
+  CHECK(a.intact() && b.intact() && packed.intact() && other.intact() && g.intact() && h.intact(),
+        "memory of outer %ld x %ld x %ld", rows, na, nb);
 }
 
 template <class T> static void test_products() {
@@ -240,7 +248,8 @@ template <class T> static void test_vectors() {
     const Vec<T> v = Vec<T>::load_partial(p, n);
     Vec<T>::store(lanes, v);
     Vec<T>::store_partial(q, v, n);
-    for (long i = 0; i < Vec<T>::V; ++i) CHECK(same(lanes[i], i < n ? p[i] : T(0)), "load_partial %ld of lane %ld", n, i);
+    for (long i = 0; i < Vec<T>::V; ++i)
+      CHECK(same(lanes[i], i < n ? p[i] : T(0)), "load_partial %ld of lane %ld", n, i);
     for (long i = 0; i < n; ++i) CHECK(same(q[i], p[i]), "store_partial %ld of lane %ld", n, i);
     CHECK(memory.intact() && target.intact(), "partial %ld", n);
   }

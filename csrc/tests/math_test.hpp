@@ -13,7 +13,8 @@ template <class T> static T number_of(Bits<T> bits) {
 // Numbers of every sign and exponent, denormals and NaN included, and the places where the functions change.
 template <class T> static std::vector<T> points(long count) {
   const T infinity = std::numeric_limits<T>::infinity(), least = std::numeric_limits<T>::denorm_min();
-  std::vector<T> result{T(0), T(-0.0), infinity, -infinity, std::numeric_limits<T>::quiet_NaN(), least, -least, T(1), T(-1), T(2), T(0.5)};
+  std::vector<T> result{T(0), T(-0.0), infinity, -infinity, std::numeric_limits<T>::quiet_NaN(), least, -least,
+                        T(1), T(-1),   T(2),     T(0.5)};
   result.push_back(std::numeric_limits<T>::max()), result.push_back(-std::numeric_limits<T>::max());
   result.push_back(std::numeric_limits<T>::min()), result.push_back(-std::numeric_limits<T>::min());
   const Bits<T> step = ~Bits<T>(0) / Bits<T>(count) | 1;
@@ -41,7 +42,8 @@ template <class T> static double distance(T got, Wide<T> exact) {
   if (std::isinf(rounded) || std::isinf(got)) {
     if (std::isinf(exact) || std::isinf(rounded) != std::isinf(got)) {
       const Wide<T> border = std::numeric_limits<T>::max();
-      const bool near = !std::isinf(exact) && std::fabs(std::fabs(exact) / border - 1) < 4 * std::numeric_limits<T>::epsilon();
+      const bool near =
+          !std::isinf(exact) && std::fabs(std::fabs(exact) / border - 1) < 4 * std::numeric_limits<T>::epsilon();
       return same(got, rounded) || near ? 0 : failure;
     }
     return std::signbit(got) == std::signbit(rounded) ? 0 : failure;
@@ -89,7 +91,8 @@ template <class T> static void test_mod() {
       const T expected = numpy_mod(a[i + lane], b[i + lane]), got = rest[lane];
       const bool right = std::isnan(expected) ? std::isnan(got) : same(got, expected);
       if (!right && ++wrong <= 3)
-        std::printf("mod(%.17g, %.17g) = %.17g, not %.17g\n", double(a[i + lane]), double(b[i + lane]), double(got), double(expected));
+        std::printf("mod(%.17g, %.17g) = %.17g, not %.17g\n", double(a[i + lane]), double(b[i + lane]), double(got),
+                    double(expected));
     }
   }
   CHECK(wrong == 0, "mod: %ld", wrong);
@@ -109,7 +112,8 @@ template <class T> static void test_math(const char* type) {
   sweep(type, "expm1", x, 4, ON_VECTORS(expm1_), [](W v) { return std::expm1(v); });
   sweep(type, "log", x, 4, ON_VECTORS(log_), [](W v) { return std::log(v); });
   sweep(type, "log1p", x, 4, ON_VECTORS(log1p_), [](W v) { return std::log1p(v); });
-  sweep(type, "softplus", x, 4, ON_VECTORS(softplus_), [](W v) { return (v < 0 ? W(0) : v) + std::log1p(std::exp(-std::fabs(v))); });
+  sweep(type, "softplus", x, 4, ON_VECTORS(softplus_),
+        [](W v) { return (v < 0 ? W(0) : v) + std::log1p(std::exp(-std::fabs(v))); });
   sweep(type, "rsqrt", x, 4, ON_VECTORS(rsqrt_), [](W v) { return 1 / std::sqrt(v); });
   sweep(type, "sqrt", x, 0.5, ON_VECTORS(sqrt_), [](W v) { return std::sqrt(v); });
   sweep(type, "sin", x, 4, ON_VECTORS(sin_), [](W v) { return std::sin(v); });
