@@ -150,6 +150,17 @@ def test_a_killed_run_goes_on_exactly(cli, text: Path, tmp_path: Path):
     assert log_of(tmp_path / "whole") == log_of(killed)
 
 
+def test_a_run_killed_before_it_saved_anything_begins_again_exactly(cli, text: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    train(cli, text, run, "--steps", 20)
+    before = (run / WEIGHTS).read_bytes()
+    for lost in (("trainer.ckpt",), ("trainer.ckpt", WEIGHTS, "log.csv"), ("trainer.ckpt", WEIGHTS, "model.json")):
+        for name in lost:
+            (run / name).unlink()
+        assert cli("train", "language-model", "--resume", run)[0] == 0
+        assert (run / WEIGHTS).read_bytes() == before
+
+
 def test_an_ended_run_is_left_as_it_is_and_can_be_made_longer(cli, text: Path, tmp_path: Path):
     run = tmp_path / "run"
     train(cli, text, run, "--steps", 20)

@@ -20,7 +20,7 @@ def report_machine() -> None:
     print(f"python      {platform.python_version()} on {platform.system()} {platform.machine()}")
     for package in packages:
         print(f"{package:12}{version(package)}")
-    print(f"processor   {_processor()}, {len(os.sched_getaffinity(0))} cores for this process")
+    print(f"processor   {_processor()}, {os.cpu_count()} cores")
     print(f"threads     {torch.get_num_threads()} (torch.set_num_threads)")
     if not engine.missing():
         for count in sorted({1, torch.get_num_threads()}):

@@ -9,7 +9,8 @@ from rich.console import Console
 from recurra.cli import INTERRUPTED
 from recurra.cli.reports import describe_weights
 from recurra.cli.writing import write
-from recurra.learn.fit import Result, resume, train
+from recurra.learn.fit import Result
+from recurra.learn.language_model import resume, train
 from recurra.learn.run import Run
 from recurra.learn.settings import Settings
 from recurra.tasks import read_weights
@@ -42,7 +43,8 @@ def run_demo(out: Path | None, *, minutes: float) -> None:
         folder = Path("runs", "demo")
         if Run(folder).exists():
             folder = _free_folder(Path("runs"), "demo-{}", first=2)
-    result = train(Settings.create({"minutes": minutes}), folder, console=console)
+    # Its rarest characters are too few to be learnt in minutes, and each costs time.
+    result = train(Settings.create({"minutes": minutes, "vocabulary": 128}), folder, console=console)
     _report(console, result)
     if result.ended != "interrupted":
         console.print("\nWhat it writes:\n", highlight=False)

@@ -1,11 +1,15 @@
-"""Training, on Lightning. Read `settings.py` for what can be chosen and `fit.py` for what happens."""
+"""Training, on Lightning.
+
+Read `settings.py` for what can be chosen, then `language_model.py` and `fit.py` for what happens.
+"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recurra.learn.evaluate import evaluate
-    from recurra.learn.fit import Result, resume, train
+    from recurra.learn.fit import Result
+    from recurra.learn.language_model import resume, train
     from recurra.learn.module import DivergedError
     from recurra.learn.settings import Settings
 
@@ -15,8 +19,8 @@ _HOMES = {
     "Result": "recurra.learn.fit",
     "Settings": "recurra.learn.settings",
     "evaluate": "recurra.learn.evaluate",
-    "resume": "recurra.learn.fit",
-    "train": "recurra.learn.fit",
+    "resume": "recurra.learn.language_model",
+    "train": "recurra.learn.language_model",
 }
 
 __all__ = ["DivergedError", "Result", "Settings", "evaluate", "resume", "train"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from recurra.data import parse_split, read_corpus
 from recurra.errors import ArgumentError
-from recurra.learn.fit import check_same_data, open_corpus
+from recurra.learn.language_model import check_same_data, open_corpus
 from recurra.learn.run import Run
 from recurra.tasks import Score, load
 

@@ -1,0 +1,122 @@
+"""Train a language model from settings to a folder: read, split, build, fit; and go on with a run that has begun."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from recurra.checkpoint import read_model, save_model
+from recurra.data import Corpus, Parts, Vocabulary, parse_split, read_corpus, read_standard_library
+from recurra.errors import ArgumentError, BackendUnavailable
+from recurra.learn.fit import Result, fit
+from recurra.learn.run import About, Run
+from recurra.learn.settings import Settings
+from recurra.tasks import LanguageModel
+
+
+def train(settings: Settings, folder: Path, *, console: Console) -> Result:
+    """Begin a run in a new folder.
+
+    Raises:
+        ArgumentError: the folder holds a run already, or the settings do not fit the data.
+        FormatError: the data are not text.
+        BackendUnavailable: the device is not there.
+        DivergedError: the loss is no number any more; what was saved before is intact.
+        OSError: something cannot be read or written; what was saved before is intact.
+    """
+    _prepare_torch(settings)
+    corpus = open_corpus(settings)
+    parts = corpus.split(parse_split(settings.split))
+    model = build_model(settings, parts)
+    if settings.data is not None:
+        settings = settings.replaced({"data": str(Path(settings.data).resolve())})
+    run = Run(folder)
+    run.begin(settings, About(corpus.source, corpus.fingerprint()))
+    save_model(folder, model.task, model.to_spec())
+    _introduce(console, run, corpus, model)
+    return fit(run, settings, model, parts, resume=False, console=console)
+
+
+def resume(folder: Path, changes: dict[str, object], *, console: Console) -> Result:
+    """Go on with a run that was killed, interrupted or has ended, exactly where it was.
+
+    Args:
+        folder: of the run.
+        changes: settings to change: `minutes` and `steps` (of the whole run), `threads` and `device` only.
+        console: where to report.
+
+    Raises:
+        ArgumentError: there is no run, another setting was to be changed, or the data are not those of the run.
+    """
+    run = Run(folder)
+    before = run.read_settings()
+    for name in changes:
+        if name not in ("minutes", "steps", "threads", "device"):
+            raise ArgumentError(
+                f"setting {name!r} cannot be changed in a run that has begun",
+                expected="minutes, steps, threads or device beside --resume",
+                advice="Begin another run with --out.",
+            )
+    settings = before.replaced(changes)
+    _prepare_torch(settings)
+    corpus = open_corpus(settings)
+    check_same_data(run, corpus)
+    parts = corpus.split(parse_split(settings.split))
+    if run.model.exists():
+        model = LanguageModel.from_spec(read_model(folder)[1])
+    else:
+        model = build_model(settings, parts)
+        save_model(folder, model.task, model.to_spec())
+    run.write_settings(settings)
+    _introduce(console, run, corpus, model)
+    return fit(run, settings, model, parts, resume=run.trainer_state.exists(), console=console)
+
+
+def open_corpus(settings: Settings) -> Corpus:
+    """The text that the settings name. Raises as `read_corpus` does."""
+    return read_standard_library() if settings.data is None else read_corpus(Path(settings.data))
+
+
+def check_same_data(run: Run, corpus: Corpus) -> None:
+    """Raises ArgumentError unless this is the text that the run was trained on."""
+    if run.read_about().fingerprint != corpus.fingerprint():
+        raise ArgumentError(
+            f"the text of {corpus.source} has changed since this run began",
+            advice="Its parts would be others now. Name the text with --data to evaluate on all of it.",
+        )
+
+
+def _prepare_torch(settings: Settings) -> None:
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(
+            "device 'cuda' was asked for, but torch finds no CUDA device here. Leave --device out."
+        )
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.seed)
+
+
+def build_model(settings: Settings, parts: Parts) -> LanguageModel:
+    """The model of the settings with the vocabulary of the training part, its weights drawn from torch's generator."""
+    texts = (document.text for document in parts.train)
+    return LanguageModel.build(
+        Vocabulary.build(texts, settings.tokens, size=settings.vocabulary),
+        cell=settings.cell,
+        hidden=settings.hidden,
+        layers=settings.layers,
+        embedding=settings.embedding,
+        dropout=settings.dropout,
+        tied=settings.tied,
+    )
+
+
+def _introduce(console: Console, run: Run, corpus: Corpus, model: LanguageModel) -> None:
+    parameters = sum(p.numel() for p in model.parameters())
+    skipped = f", {corpus.skipped} other files left out" if corpus.skipped else ""
+    files = "" if corpus.by_position else f" in {len(corpus.documents):,} files"
+    for line in (
+        f"text    {corpus.source}: {corpus.characters:,} characters{files}{skipped}",
+        f"model   {parameters:,} parameters, {len(model.vocabulary):,} tokens ({model.vocabulary.unit})",
+        f"folder  {run.folder}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
