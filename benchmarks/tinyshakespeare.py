@@ -1,0 +1,125 @@
+"""How far a language model comes in three minutes: recurra's GRU and torch.nn's, the same in everything else.
+
+    python benchmarks/tinyshakespeare.py PATH/TO/input.txt
+
+Both are trained by the same code, for the same time, on the first 90 % of the text; the last 10 % is then read once, in
+order, with the state carried. Writes tinyshakespeare.json, which `recurra bench` takes over into its table.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+
+from recurra.checkpoint import read_weights, write_atomically
+from recurra.data import parse_split
+from recurra.learn.fit import fit
+from recurra.learn.language_model import build_model, open_corpus, train
+from recurra.learn.run import About, Run
+from recurra.learn.settings import Settings
+from recurra.nn import Layer
+from recurra.nn.layer import State
+from recurra.tasks import LanguageModel, Score, load, load_weights
+
+RESULT_FILE = "tinyshakespeare.json"
+
+
+class TorchGRU(Layer):
+    """torch.nn.GRU with dropout on its output, under the contract of recurra's layers."""
+
+    def __init__(self, input_size: int, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+        self.gru = nn.GRU(input_size, hidden_size, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.input_size = input_size
+        self.output_size = hidden_size
+
+    def initial_state(self, batch: int) -> State:
+        """Zeros, (batch, hidden_size)."""
+        return (self.gru.weight_hh_l0.new_zeros(batch, self.output_size),)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        elapsed: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """torch.nn.GRU on each piece between two steps at which some row starts afresh."""
+        (h,) = self.initial_state(x.shape[0]) if state is None else state
+        borders = [0] if reset is None else sorted({0, *reset.any(dim=0).nonzero().flatten().tolist()})
+        outputs = []
+        for first, stop in zip(borders, [*borders[1:], x.shape[1]], strict=True):
+            if reset is not None:
+                h = h.masked_fill(reset[:, first, None], 0.0)
+            y, h = self.gru(x[:, first:stop], h[None])
+            h = h[0]
+            outputs.append(y)
+        return self.dropout(torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]), (h,)
+
+    def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
+        """`forward` over a single step."""
+        y, after = self(x_t[:, None], state)
+        return y[:, 0], after
+
+
+def train_recurra(settings: Settings, folder: Path, console: Console) -> Score:
+    """The figure of recurra."""
+    train(settings, folder, console=console)
+    parts = open_corpus(settings).split(parse_split(settings.split))
+    return load(folder).score(parts.validation)
+
+
+def train_torch(settings: Settings, folder: Path, console: Console) -> Score:
+    """The same with torch.nn.GRU."""
+    torch.manual_seed(settings.seed)
+    corpus = open_corpus(settings)
+    parts = corpus.split(parse_split(settings.split))
+    layer = TorchGRU(settings.embedding, settings.hidden, settings.dropout)
+    vocabulary = build_model(settings, parts).vocabulary
+    model = LanguageModel(vocabulary, layer, dropout=settings.dropout, tied=settings.tied)
+    run = Run(folder)
+    run.begin(settings, About(corpus.source, corpus.fingerprint()))
+    fit(run, settings, model, parts, resume=False, console=console)
+    load_weights(model, read_weights(folder)[0], source=str(folder))
+    return model.score(parts.validation)
+
+
+def main() -> None:
+    """Train, score, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="tinyshakespeare's input.txt")
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--out", type=Path, default=Path("runs/tinyshakespeare"))
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for both")
+    given = parser.parse_args()
+    chosen = dict(pair.split("=", 1) for pair in given.set)
+    settings = Settings.create({"data": str(given.data), "split": "90/10", "minutes": given.minutes, **chosen})
+    torch.set_num_threads(settings.threads or 2)
+    console = Console()
+    scores = {}
+    for name, train_it in (("recurra", train_recurra), ("torch", train_torch)):
+        scores[name] = score = train_it(settings, given.out / name, console)
+        console.print(
+            f"{name}: {score.characters:,} characters predicted, {score.nats_per_character:.4f} nats/char",
+            highlight=False,
+        )
+    command = shlex.join(["python", "benchmarks/tinyshakespeare.py", *sys.argv[1:]])
+    result = {
+        "nats_per_character": round(scores["recurra"].nats_per_character, 4),
+        "command": command,
+        "torch_nats_per_character": round(scores["torch"].nats_per_character, 4),
+        "torch_command": command,
+    }
+    write_atomically(Path(RESULT_FILE), (json.dumps(result, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
