@@ -1,0 +1,137 @@
+"""Measures one case: the parity gate, then times in turns with every peer and with the peak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from recurra import engine
+from recurra.bench import parity
+from recurra.bench.parity import Inputs, Parity
+from recurra.bench.peers import Implementation, Peer, own
+from recurra.bench.registry import LAYERS, Case
+from recurra.bench.timing import Effort, Sampler, Spread, alternate, ratios, sampler
+from recurra.bench.work import operations
+
+RECURRA = "recurra"
+_PEAK = "peak"
+_FLOAT_BYTES = 4
+STEPS_A_CALL = 100
+"""Steps in a loop that are timed together: one alone is as short as reading the clock is exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What one contestant of a case did: seconds, the operations of a run, and the ratio of its time to ours."""
+
+    who: str
+    seconds: Spread
+    operations: int
+    share_of_peak: Spread
+    ratio: Spread
+
+    @property
+    def gflops(self) -> float:
+        """Billions of floating-point operations a second."""
+        return self.operations / self.seconds.median / 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A case with the result of its gate, and its times, ours first, and the peak in GFLOP/s.
+
+    There are no times when the gate is red.
+    """
+
+    case: Case
+    parities: tuple[Parity, ...]
+    skipped: Mapping[str, str]
+    speeds: tuple[Speed, ...]
+    peak: float
+    rounds: int
+
+    @property
+    def passed(self) -> bool:
+        return all(one.passed for one in self.parities)
+
+    @property
+    def fastest_peer(self) -> Speed | None:
+        """The peer with the smallest median; None without times of one."""
+        return min(self.speeds[1:], key=lambda speed: speed.seconds.median, default=None)
+
+
+def measure_case(case: Case, peers: Mapping[str, Peer], effort: Effort, threads: int) -> Measurement:
+    """Parity and times of a case with those of its peers that are there."""
+    layer = LAYERS[case.cell](case.shape.input_size, case.shape.hidden_size)
+    parity.randomise(layer)
+    inputs = Inputs(case, layer)
+    skipped = {name: peers[name].missing() for name in case.peers if peers[name].missing()}
+    contestants = {RECURRA: own(layer)}
+    contestants |= {name: peers[name].build(layer) for name in case.peers if name not in skipped}
+    values = {name: parity.evaluate(one, inputs) for name, one in contestants.items()}
+    parities = tuple(parity.compare(values[RECURRA], values[name], name) for name in list(contestants)[1:])
+    del values
+    if not all(one.passed for one in parities):
+        return Measurement(case, parities, skipped, (), 0.0, 0)
+    samplers = {name: _sampler(one, inputs, effort) for name, one in contestants.items()}
+    samplers[_PEAK] = lambda: engine.peak_flops(_FLOAT_BYTES, threads, effort.peak_seconds)
+    samples = alternate(samplers, effort)
+    inputs.clear_gradients([p for one in contestants.values() for p in one.parameters])
+    work = operations(case, layer)
+    speeds = tuple(_speed(name, samples, work) for name in contestants)
+    return Measurement(case, parities, skipped, speeds, median(samples[_PEAK]) / 1e9, len(samples[RECURRA]))
+
+
+def _speed(name: str, samples: Mapping[str, Sequence[float]], work: int) -> Speed:
+    seconds, peak = samples[name], samples[_PEAK]
+    share = ratios([work / s for s in seconds], peak)
+    return Speed(name, Spread.of(seconds), work, share, ratios(seconds, samples[RECURRA]))
+
+
+def _sampler(implementation: Implementation, inputs: Inputs, effort: Effort) -> Sampler:
+    call = _CALLS[inputs.case.direction](implementation, inputs)
+    sample = sampler(call, effort.sample_seconds)
+    calls = STEPS_A_CALL if inputs.case.direction == "step" else 1
+    return lambda: sample() / calls
+
+
+def _forward(implementation: Implementation, inputs: Inputs) -> Callable[[], object]:
+    scan, x, states = implementation.scan, inputs.x, inputs.states
+    assert scan is not None
+
+    def call() -> object:
+        with torch.no_grad():
+            return scan(x, states)
+
+    return call
+
+
+def _training(implementation: Implementation, inputs: Inputs) -> Callable[[], object]:
+    """Forward, and backward of everything: x, the first states and all parameters."""
+    scan, parameters, cotangent = implementation.scan, implementation.parameters, inputs.output_cotangent
+    x, states = inputs.leaves
+    assert scan is not None
+
+    def call() -> None:
+        inputs.clear_gradients(parameters)
+        y, _ = scan(x, states)
+        y.backward(cotangent)
+
+    return call
+
+
+def _steps(implementation: Implementation, inputs: Inputs) -> Callable[[], object]:
+    steps, x, states = implementation.steps, inputs.x, inputs.states
+    assert steps is not None
+
+    def call() -> object:
+        with torch.no_grad():
+            return steps(x, states, STEPS_A_CALL)
+
+    return call
+
+
+_CALLS = {"forward": _forward, "training": _training, "step": _steps}
