@@ -337,6 +337,10 @@ class Decoder {
   void outer();
   void rowsum();
   void completeness();
+  void add_cost(double operations) {
+    plan_.row_cost += operations;
+    if (section_ == section_loop) plan_.loop_cost += operations;
+  }
   void push(PhaseType type, std::size_t index) {
     plan_.sections[section_].push_back({type, static_cast<int>(index)});
   }

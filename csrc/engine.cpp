@@ -1,6 +1,9 @@
 // Runs a plan. Compiled once for each instruction set.
 #include <omp.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "gradients.hpp"
 #include "problem.hpp"
 #include "worker.hpp"
@@ -72,31 +75,34 @@ template <class T> class Runner {
     gradients_.add({steps, {0, p_.batch}});
   }
 
-  // These sections never look at another row, so threads that share the rows share the steps out here.
+  // These sections never look at another row, so threads that take each step together share the steps out here, unless
+  // there are too few of them.
   void outside_loop(Section section, const Range& steps) {
-    if (p_.plan.sections[section].empty()) return;
+    const auto& phases = p_.plan.sections[section];
+    if (phases.empty()) return;
+    if (p_.columns_split && steps.end - steps.begin < 4 * threads_) return run_together(phases, steps);
     Extent extent{steps, rows_};
     if (p_.columns_split) {
       const Range share = share_of(steps.end - steps.begin, 1, index_, threads_);
       extent.steps = {steps.begin + share.begin, steps.begin + share.end};
     }
-    for (const Phase& phase : p_.plan.sections[section]) worker_.run(phase, extent);
+    for (const Phase& phase : phases) worker_.run(phase, extent);
     if (p_.columns_split) p_.barrier.wait(threads_);
+  }
+
+  void run_together(const std::vector<Phase>& phases, const Range& steps) {
+    const Extent extent{steps, rows_, index_, threads_};
+    for (const Phase& phase : phases) {
+      worker_.run(phase, extent);
+      p_.barrier.wait(threads_);
+    }
   }
 
   void step(long t) {
     if (worker_.rows_at(rows_, t).empty()) return;
-    Extent extent{{t, t + 1}, rows_};
-    if (!p_.columns_split) {
-      for (const Phase& phase : p_.plan.sections[section_loop]) worker_.run(phase, extent);
-      return;
-    }
-    extent.part = index_;
-    extent.parts = threads_;
-    for (const Phase& phase : p_.plan.sections[section_loop]) {
-      worker_.run(phase, extent);
-      p_.barrier.wait(threads_);
-    }
+    const auto& phases = p_.plan.sections[section_loop];
+    if (p_.columns_split) return run_together(phases, {t, t + 1});
+    for (const Phase& phase : phases) worker_.run(phase, {{t, t + 1}, rows_});
   }
 
   void backward_step(long t) {
@@ -104,12 +110,18 @@ template <class T> class Runner {
     if (rows.empty()) return;
     if (!p_.columns_split) {
       receive_gradients(t, rows);
-    } else {
-      const Range share = share_of(rows.end, 1, index_, threads_);
-      receive_gradients(t, share);
+    } else if (receives_gradients(t)) {
+      receive_gradients(t, share_of(rows.end, 1, index_, threads_));
       p_.barrier.wait(threads_);
     }
     step(t);
+  }
+
+  bool receives_gradients(long t) const {
+    if (p_.active[t] > p_.active[t + 1] || (p_.reset_at && t + 1 < p_.time && p_.reset_at[t + 1])) return true;
+    for (const State& state : p_.plan.states)
+      if (!state.gradient_written) return true;
+    return false;
   }
 
   // GRAD_NEXT of step t: what step t + 1 left, nothing where the row was reset there, what the caller gave where the row
@@ -189,13 +201,31 @@ template <class T> class Runner {
 constexpr double serial_operations = 4e6;  // below, other threads take longer to wake up than to help
 constexpr long direct_rows = 16;           // up to here, packing a matrix costs more than it saves
 
+// Nanoseconds that a thread takes for its part of a step of the loop: `rows` rows by `part` of the columns. The weights
+// come from the second cache once for each tile of rows, from the third when they do not fit there.
+template <class T> double step_time(const Plan& plan, double rows, double part) {
+  constexpr double operations = 400.0 / sizeof(T), second_cache = 768 << 10, near = 40, far = 16;
+  double weights = 0;
+  for (const Phase& phase : plan.sections[section_loop])
+    if (phase.type == PhaseType::product)
+      for (const Block& block : plan.products[phase.index].blocks)
+        weights += static_cast<double>(block.count * plan.products[phase.index].k);
+  const double bytes = weights * part * sizeof(T), tiles = std::ceil(rows / tile_rows);
+  return std::max(rows * part * plan.loop_cost / operations, tiles * bytes / (bytes < second_cache ? near : far));
+}
+
 template <class T> void choose_split(Problem<T>& p) {
+  constexpr double meeting = 300;  // nanoseconds that threads lose at a barrier
   p.threads = static_cast<int>(smaller(p.threads, 256));
   const double rows = static_cast<double>(p.batch) * static_cast<double>(p.time);
   if (settings.split == Split::automatic && rows * p.plan.row_cost < serial_operations) p.threads = 1;
   if (p.batch == 0 || p.time == 0) p.threads = 1;
   if (p.threads == 1) return;
-  p.columns_split = settings.split == Split::columns || (settings.split == Split::automatic && p.batch < 2 * p.threads);
+  const double share = std::ceil(static_cast<double>(p.batch) / p.threads);
+  const double by_rows = step_time<T>(p.plan, share, 1);
+  const double meetings = meeting * static_cast<double>(p.plan.sections[section_loop].size());
+  const double by_columns = step_time<T>(p.plan, static_cast<double>(p.batch), 1.0 / p.threads) + meetings;
+  p.columns_split = settings.split == Split::columns || (settings.split == Split::automatic && by_columns < by_rows);
 }
 
 template <class T> void run_as(const Plan& plan, const Arguments& call) {

@@ -21,7 +21,7 @@ void Decoder::pointwise() {
         fail(text(operands[w]) + " is written and overlaps " + text(operands[i]) + " without being the same");
     }
   }
-  plan_.row_cost += 8.0 * static_cast<double>(phase.width) * static_cast<double>(phase.instructions.size());
+  add_cost(8.0 * static_cast<double>(phase.width) * static_cast<double>(phase.instructions.size()));
   push(PhaseType::pointwise, plan_.pointwise.size());
   plan_.pointwise.push_back(std::move(phase));
 }
@@ -109,7 +109,7 @@ void Decoder::product() {
   merge_blocks(phase);
   for (Block& block : phase.blocks) {
     block.pack = pack_index({phase.parameter, phase.transposed, block.begin, block.count, phase.k});
-    plan_.row_cost += 2.0 * static_cast<double>(block.count) * static_cast<double>(phase.k);
+    add_cost(2.0 * static_cast<double>(block.count) * static_cast<double>(phase.k));
   }
   push(PhaseType::product, plan_.products.size());
   plan_.products.push_back(std::move(phase));
@@ -189,7 +189,7 @@ void Decoder::reduce() {
   phase.source = source.reference;
   phase.destination = destination.reference;
   define(destination.span);
-  plan_.row_cost += static_cast<double>(phase.length);
+  add_cost(static_cast<double>(phase.length));
   push(PhaseType::reduce, plan_.reduces.size());
   plan_.reduces.push_back(phase);
 }
@@ -214,7 +214,7 @@ void Decoder::outer() {
       sizes[side] += static_cast<double>(segment.length);
     }
   }
-  plan_.row_cost += 2.0 * sizes[0] * sizes[1];
+  add_cost(2.0 * sizes[0] * sizes[1]);
   push(PhaseType::outer, plan_.outers.size());
   plan_.outers.push_back(std::move(phase));
 }
@@ -229,7 +229,7 @@ void Decoder::rowsum() {
   const Operand o = operand();
   phase.segment.length = next("length", 1, vector.rows - phase.segment.begin);
   phase.segment.reference = read(o, phase.segment.length).reference;
-  plan_.row_cost += static_cast<double>(phase.segment.length);
+  add_cost(static_cast<double>(phase.segment.length));
   push(PhaseType::rowsum, plan_.rowsums.size());
   plan_.rowsums.push_back(phase);
 }
@@ -271,7 +271,7 @@ int opcode_arity(int opcode) {
 
 Plan::Plan(const std::int64_t* code, std::size_t code_size, const double* constant_values, std::size_t constant_size)
   : direction(Direction::infer), input_columns(0), output_columns(0), tape_columns(0), register_count(0),
-   uses_elapsed(false), writes_grad_input(false), writes_grad_elapsed(false), row_cost(0) {
+   uses_elapsed(false), writes_grad_input(false), writes_grad_elapsed(false), row_cost(0), loop_cost(0) {
   if (code_size > static_cast<std::size_t>(most_code))
     throw std::invalid_argument("plan: the code has " + std::to_string(code_size) + " integers, expected at most " +
                   std::to_string(most_code));

@@ -142,7 +142,7 @@ struct Plan {
   std::vector<RowsumPhase> rowsums;
   std::vector<Pack> packs;
   bool uses_elapsed, writes_grad_input, writes_grad_elapsed;
-  double row_cost;  // floating point operations a row, roughly
+  double row_cost, loop_cost;  // floating point operations a row, roughly: of all sections, of the loop
 
   // Throws std::invalid_argument when the plan breaks a rule.
   Plan(const std::int64_t* code, std::size_t code_size, const double* constants, std::size_t constant_size);
