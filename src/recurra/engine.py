@@ -51,15 +51,18 @@ def available_isas() -> list[str]:
 
 
 def peak_flops(item_size: int, threads: int, seconds: float) -> float:
-    """Measured floating-point operations a second of a loop that stays in registers: the most that any kernel could reach.
+    """Floating-point operations a second of a loop that stays in registers: the most that any kernel could reach.
 
-    `item_size` is 4 or 8 bytes. Raises BackendUnavailable without an engine.
+    It is measured, for about so many seconds. `item_size` is 4 or 8 bytes. Raises BackendUnavailable without an engine.
     """
     return _engine().peak_flops(item_size, threads, seconds)
 
 
 def plan(key: Hashable, compile: Callable[[], Code]) -> Any:
-    """The engine's plan for `key`, compiled and verified at the first call. Raises BackendUnavailable without an engine."""
+    """The engine's plan for `key`, compiled and verified at the first call.
+
+    Raises BackendUnavailable without an engine.
+    """
     found = _plans.get(key)
     if found is None:
         native = _engine()

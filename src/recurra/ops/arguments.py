@@ -1,4 +1,4 @@
-"""What a scan or a step is handed, checked at the border: shapes, dtypes and devices that do not fit are named before anything runs."""
+"""What a scan or a step is handed, checked at the border: what does not fit is named before anything runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from torch import Tensor
 from recurra.errors import ArgumentError, ShapeError
 from recurra.program import Program
 from recurra.program.widths import Shape
+
+# Shapes that fitted, so that the same ones need no second look: a look takes as long as a short scan.
+_MOST_FITTING = 4096
+_fitting: set[tuple[object, ...]] = set()
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -24,13 +28,17 @@ def check_scan(
     elapsed: Tensor | None,
 ) -> None:
     """Raises ShapeError or ArgumentError unless the arguments of a scan fit its program and one another."""
+    _check_tensors(x, *states, *parameters, lengths, reset, elapsed)
     if x.dim() != 3:
-        raise ShapeError(f"x has shape {_show(x)}", expected="(batch, time, features)", advice=_dimension_advice(x))
+        advice = "For one sequence use x[None]; for one step use step()" if x.dim() == 2 else ""
+        raise ShapeError(f"x has shape {_show(x)}", expected="(batch, time, features)", advice=advice)
     _check_values(program, x, states, parameters)
     batch, time = x.shape[0], x.shape[1]
     if lengths is not None:
         if lengths.dtype not in _INTEGERS:
-            raise ShapeError(f"lengths have dtype {lengths.dtype}", expected="integers", advice="Convert them with .long()")
+            raise ShapeError(
+                f"lengths have dtype {lengths.dtype}", expected="integers", advice="Convert them with .long()"
+            )
         _check_shape("lengths", lengths, (batch,), "(batch,)")
     if reset is not None:
         if reset.dtype != torch.bool:
@@ -43,8 +51,11 @@ def check_step(
     program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], elapsed: Tensor | None
 ) -> None:
     """Raises ShapeError or ArgumentError unless the arguments of a step fit its program and one another."""
+    _check_tensors(x, *states, *parameters, elapsed)
     if x.dim() != 2:
-        raise ShapeError(f"x has shape {_show(x)}", expected="(batch, features)", advice="A step takes no time dimension")
+        raise ShapeError(
+            f"x has shape {_show(x)}", expected="(batch, features)", advice="A step takes no time dimension"
+        )
     _check_values(program, x, states, parameters)
     _check_elapsed(program, x, elapsed, (x.shape[0],), "(batch,)")
 
@@ -54,27 +65,51 @@ def check_lengths(lengths: Tensor, time: int) -> None:
     if lengths.numel():
         low, high = (int(v) for v in torch.aminmax(lengths))
         if low < 0 or high > time:
-            raise ArgumentError(f"lengths range from {low} to {high}", expected=f"0 to {time}, the number of steps of x")
+            raise ArgumentError(
+                f"lengths range from {low} to {high}", expected=f"0 to {time}, the number of steps of x"
+            )
 
 
 def _check_values(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
-    if not x.dtype.is_floating_point:
-        raise ShapeError(f"x has dtype {x.dtype}", expected="a floating-point dtype", advice="Convert it with .float()")
     for what, got, specs in (("states", states, program.states), ("parameters", parameters, program.parameters)):
         if len(got) != len(specs):
             names = ", ".join(spec.name for spec in specs)
             raise ShapeError(f"the cell '{program.name}' got {len(got)} {what}", expected=f"{len(specs)} ({names})")
+    dtype, device = x.dtype, x.device
+    if not dtype.is_floating_point:
+        raise ShapeError(f"x has dtype {dtype}", expected="a floating-point dtype", advice="Convert it with .float()")
+    for value in (*states, *parameters):
+        if value.dtype is not dtype or value.device != device:
+            _refuse_unlike(program, x, states, parameters)
+    key = (program.json, x.shape[0], x.shape[-1], *[s.shape for s in states], *[p.shape for p in parameters])
+    if key not in _fitting:
+        _check_shapes(program, x, states, parameters)
+        if len(_fitting) >= _MOST_FITTING:
+            _fitting.clear()
+        _fitting.add(key)
+
+
+def _check_shapes(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
     sizes = {"input": x.shape[-1]}
     for spec, state in zip(program.states, states, strict=True):
         if state.dim() != 2 or state.shape[0] != x.shape[0]:
             raise ShapeError(
-                f"state '{spec.name}' has shape {_show(state)}", expected=f"({x.shape[0]}, {spec.width}), with the batch size of x"
+                f"state '{spec.name}' has shape {_show(state)}",
+                expected=f"({x.shape[0]}, {spec.width}), with the batch size of x",
             )
-        _check_like(f"state '{spec.name}'", state, x)
         _fit(f"state '{spec.name}'", state.shape[1:], (spec.width,), sizes)
     for spec, parameter in zip(program.parameters, parameters, strict=True):
-        _check_like(f"parameter '{spec.name}'", parameter, x)
         _fit(f"parameter '{spec.name}'", parameter.shape, spec.symbolic_shape, sizes)
+    empty = [name for name, size in sizes.items() if size < 1]
+    if empty:
+        raise ShapeError(f"the width '{empty[0]}' has size 0", expected="1 or more columns")
+
+
+def _refuse_unlike(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+    for spec, state in zip(program.states, states, strict=True):
+        _check_like(f"state '{spec.name}'", state, x)
+    for spec, parameter in zip(program.parameters, parameters, strict=True):
+        _check_like(f"parameter '{spec.name}'", parameter, x)
 
 
 def _fit(what: str, shape: Sequence[int], widths: Shape, sizes: dict[str, int]) -> None:
@@ -97,11 +132,15 @@ def _fit(what: str, shape: Sequence[int], widths: Shape, sizes: dict[str, int]) 
 def _check_like(what: str, tensor: Tensor, x: Tensor) -> None:
     if tensor.dtype != x.dtype:
         raise ShapeError(
-            f"{what} has dtype {tensor.dtype}", expected=f"{x.dtype}, the dtype of x", advice="Convert one of them with .to(dtype)"
+            f"{what} has dtype {tensor.dtype}",
+            expected=f"{x.dtype}, the dtype of x",
+            advice="Convert one of them with .to(dtype)",
         )
     if tensor.device != x.device:
         raise ShapeError(
-            f"{what} is on {tensor.device}", expected=f"{x.device}, the device of x", advice="Move one of them with .to(device)"
+            f"{what} is on {tensor.device}",
+            expected=f"{x.device}, the device of x",
+            advice="Move one of them with .to(device)",
         )
 
 
@@ -110,11 +149,14 @@ def _check_shape(what: str, tensor: Tensor, shape: tuple[int, ...], description:
         raise ShapeError(f"{what} has shape {_show(tensor)}", expected=f"{shape}, that is {description} of x")
 
 
-def _check_elapsed(program: Program, x: Tensor, elapsed: Tensor | None, shape: tuple[int, ...], description: str) -> None:
+def _check_elapsed(
+    program: Program, x: Tensor, elapsed: Tensor | None, shape: tuple[int, ...], description: str
+) -> None:
     if elapsed is None:
         if program.uses_elapsed:
             raise ArgumentError(
-                f"the cell '{program.name}' needs the time between its steps", advice=f"Give elapsed=, of shape {description}"
+                f"the cell '{program.name}' needs the time between its steps",
+                advice=f"Give elapsed=, of shape {description}",
             )
         return
     if not program.uses_elapsed:
@@ -123,10 +165,12 @@ def _check_elapsed(program: Program, x: Tensor, elapsed: Tensor | None, shape: t
     _check_shape("elapsed", elapsed, shape, description)
 
 
-def _dimension_advice(x: Tensor) -> str:
-    if x.dim() == 2:
-        return "For one sequence use x[None]; for one step use step()"
-    return ""
+def _check_tensors(*values: Tensor | None) -> None:
+    for value in values:
+        if value is not None and not isinstance(value, Tensor):
+            raise ShapeError(
+                f"got a {type(value).__name__}", expected="tensors", advice="Convert it with torch.as_tensor(...)"
+            )
 
 
 def _show(tensor: Tensor) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """The plain-torch reference: runs any program on any device, and is the oracle of the tests.
 
-It is differentiable by torch itself, twice too, and works under torch.func. It is slow: every operation of every step is a torch call.
+It is differentiable by torch itself, twice too, and works under torch.func. It is slow: every operation of every step
+is a torch call.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recurra.program import Program
-from recurra.program.graph import LEAVES, Node, ancestors, descendants
+from recurra.program.graph import Node, ancestors, descendants
 from recurra.program.operations import TABLE
 
 Values = dict[int, Tensor]
@@ -68,7 +69,9 @@ def _fixed(program: Program, core: Sequence[Tensor], like: Tensor) -> Values:
     """What is known before the sequence: the core parameters, their gates and the constants."""
     values = dict(zip(program.core_parameters, core, strict=True))
     values.update(_constants(program, like))
-    gates = [i for i in sorted(program.live) if program.nodes[i].operation == "gate" and program.nodes[i].inputs[0] in values]
+    gates = [
+        i for i in sorted(program.live) if program.nodes[i].operation == "gate" and program.nodes[i].inputs[0] in values
+    ]
     _extend(program, values, gates)
     return values
 
@@ -78,8 +81,8 @@ def _bind(program: Program, operation: str, given: Sequence[Tensor]) -> Values:
 
 
 def _masked(x: Tensor, valid: Tensor | None) -> Tensor:
-    # Padding may hold NaN, and the gradient of NaN times zero is NaN, so it is replaced before anything is computed: by ones,
-    # where log and division have a finite derivative.
+    # Padding may hold NaN, and the gradient of NaN times zero is NaN, so it is replaced before anything is computed: by
+    # ones, where log and division have a finite derivative.
     return x if valid is None else torch.where(valid[..., None], x, torch.ones((), dtype=x.dtype, device=x.device))
 
 
@@ -95,8 +98,9 @@ def scan(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs a program over a batch of sequences.
 
-    x (batch, time, input); each state (batch, columns); lengths (batch,) integers; reset (batch, time) booleans; elapsed (batch, time).
-    Returns the outputs (batch, time, output), zero beyond each row's length, and the state after each row's last valid step.
+    x (batch, time, input); each state (batch, columns); lengths (batch,) integers; reset (batch, time) booleans;
+    elapsed (batch, time). Returns the outputs (batch, time, output), zero beyond each row's length, and the state
+    after each row's last valid step.
     """
     core = core_values(program, parameters)
     return scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
@@ -154,7 +158,9 @@ def scan_core(
 
 
 def _cut(program: Program, fixed: Values) -> list[Node]:
-    return [Node(n.operation, () if i in fixed else n.inputs, n.shape, n.attribute) for i, n in enumerate(program.nodes)]
+    return [
+        Node(n.operation, () if i in fixed else n.inputs, n.shape, n.attribute) for i, n in enumerate(program.nodes)
+    ]
 
 
 def _rows(value: Tensor, batch: int) -> Tensor:
@@ -177,10 +183,14 @@ def core_sizes(
 
 
 def step(
-    program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], *, elapsed: Tensor | None = None
+    program: Program,
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    elapsed: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """One step: x (batch, input), each state (batch, columns), elapsed (batch,). Returns the output and the next states."""
-    y, after = scan(
-        program, x[:, None], states, parameters, elapsed=None if elapsed is None else elapsed[:, None]
-    )
+    """One step: x (batch, input), each state (batch, columns), elapsed (batch,). Returns the output and the next
+    states."""
+    y, after = scan(program, x[:, None], states, parameters, elapsed=None if elapsed is None else elapsed[:, None])
     return y[:, 0], after

@@ -1,0 +1,195 @@
+"""What torch sees: the op `recurra::scan`, its gradient `recurra::scan_backward`, and their registrations.
+
+The op takes a program as text, so that an exported graph holds all that it needs, and the values of the core
+parameters. Importing this module registers it. `keep_tape` keeps what the gradient reads; a call without it that is
+differentiated after all (an exported graph that is trained) runs again with it first. Where the engine cannot run,
+the op runs the reference.
+
+Under autocast a recurrence runs in float32: rounding to half precision at every step would pile up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recurra.errors import BackendUnavailable
+from recurra.ops import native, reference
+from recurra.ops.native import Call, Columns
+from recurra.ops.select import static_reason, transform_reason
+from recurra.program import Program
+
+# torch.autograd.grad(is_grads_batched=True) still runs on the vmap that came before torch.func
+_BATCHED = torch._C._dispatch_key_parse("Batched")
+_AUTOCAST_DEVICES = ("cpu", "cuda")
+
+
+@torch.library.custom_op("recurra::scan", mutates_args=())
+def scan_op(
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    elapsed: Tensor | None,
+    program: str,
+    keep_tape: bool,
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The outputs, the final states and the tape. Raises ShapeError when the arguments do not fit the program."""
+    if transform_reason():
+        raise BackendUnavailable(f"recurra::scan: {transform_reason()}; call recurra.ops.scan instead")
+    if static_reason(x.device.type, x.dtype):
+        y, final = reference.scan_core(
+            native.program_of(program), x, states, parameters, lengths=lengths, reset=reset, elapsed=elapsed
+        )
+        return y, list(final), x.new_empty((0,))
+    return native.forward(Call(program, x, states, parameters, lengths, reset, elapsed), keep_tape)
+
+
+@torch.library.custom_op("recurra::scan_backward", mutates_args=())
+def scan_backward_op(  # noqa: PLR0913 - the schema of an op is flat
+    grad_y: Tensor | None,
+    grad_final: Sequence[Tensor | None],
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    elapsed: Tensor | None,
+    tape: Tensor,
+    program: str,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    """The cotangents of x, elapsed, the states and the parameters; an empty tensor where not wanted."""
+    reason = static_reason(x.device.type, x.dtype)
+    if reason:
+        raise BackendUnavailable(f"recurra::scan_backward: {reason}")
+    call = Call(program, x, states, parameters, lengths, reset, elapsed)
+    return native.backward(call, tape, grad_y, grad_final, wanted)
+
+
+@scan_op.register_fake
+def _(
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    elapsed: Tensor | None,
+    program: str,
+    keep_tape: bool,
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    native.check(Call(program, x, states, parameters, lengths, reset, elapsed))
+    batch, time = x.shape[0], x.shape[1]
+    # a plan is made for concrete widths; only batch and time stay symbolic
+    columns = _concrete(native.columns_of(x, states, parameters))
+    output_width = native.program_of(program).output_width
+    output_columns = output_width.size(native.fitting_sizes(native.program_of(program), columns))
+    tape_columns = 0
+    if keep_tape and not static_reason(x.device.type, x.dtype):
+        tape_columns = native.plan_of(program, "train", columns).tape_columns
+    final = [s.new_empty(s.shape) for s in states]
+    return x.new_empty((batch, time, output_columns)), final, x.new_empty((batch * time * tape_columns,))
+
+
+def _concrete(columns: Columns) -> Columns:
+    x, states, core = columns
+    return Columns(int(x), tuple(int(c) for c in states), tuple(tuple(int(c) for c in shape) for shape in core))
+
+
+@scan_backward_op.register_fake
+def _(  # noqa: PLR0913 - the schema of an op is flat
+    grad_y: Tensor | None,
+    grad_final: Sequence[Tensor | None],
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    elapsed: Tensor | None,
+    tape: Tensor,
+    program: str,
+    wanted: Sequence[bool],
+) -> list[Tensor]:
+    values = (x, elapsed, *states, *parameters)
+    return [
+        x.new_empty(value.shape if want and value is not None else (0,))
+        for value, want in zip(values, wanted, strict=True)
+    ]
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], Tensor]) -> None:
+    x, states, parameters, lengths, reset, elapsed, program, keep_tape = inputs
+    tape = output[2]
+    ctx.program, ctx.keep_tape, ctx.state_count = program, keep_tape, len(states)
+    ctx.save_for_backward(x, elapsed, lengths, reset, tape, *states, *parameters)
+    ctx.mark_non_differentiable(tape)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad_y: Tensor | None, grad_final: Sequence[Tensor | None], _: None) -> tuple[Any, ...]:
+    x, elapsed, lengths, reset, tape, *values = ctx.saved_tensors
+    state_count = ctx.state_count
+    states, parameters = values[:state_count], values[state_count:]
+    needed = ctx.needs_input_grad
+    wanted = [needed[0], needed[5], *needed[1], *needed[2]]
+    # a gradient that is itself differentiated or batched comes from operations that torch can differentiate and batch
+    if (
+        torch.is_grad_enabled()
+        or transform_reason()
+        or any(_is_batched(g) for g in (grad_y, *grad_final))
+        or static_reason(x.device.type, x.dtype)
+    ):
+        program = native.program_of(ctx.program)
+        gradients = _reference_gradients(
+            program, (x, elapsed, *values), state_count, (lengths, reset), (grad_y, *grad_final), wanted
+        )
+    else:
+        arguments = x, states, parameters, lengths, reset, elapsed
+        if not ctx.keep_tape:
+            tape = scan_op(*arguments, ctx.program, True)[2]
+        found = scan_backward_op(grad_y, list(grad_final), *arguments, tape, ctx.program, wanted)
+        gradients = [g if want else None for g, want in zip(found, wanted, strict=True)]
+    grad_states = list(gradients[2 : 2 + state_count])
+    return gradients[0], grad_states, list(gradients[2 + state_count :]), None, None, gradients[1], None, None
+
+
+def _is_batched(gradient: Tensor | None) -> bool:
+    return gradient is not None and torch._C._dispatch_keys(gradient).has(_BATCHED)
+
+
+def _reference_gradients(
+    program: Program,
+    values: Sequence[Any],
+    state_count: int,
+    rows: tuple[Tensor | None, Tensor | None],
+    cotangents: Sequence[Tensor | None],
+    wanted: Sequence[bool],
+) -> list[Tensor | None]:
+    """The cotangents of x, elapsed, the states and the parameters, by torch's own differentiation of the reference."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Views, so that the derivative by one argument does not follow its history into another one.
+        own: list[Any] = [v.view_as(v) if want and v is not None else v for v, want in zip(values, wanted, strict=True)]
+        x, elapsed, *rest = own
+        y, final = reference.scan_core(
+            program, x, rest[:state_count], rest[state_count:], lengths=rows[0], reset=rows[1], elapsed=elapsed
+        )
+        pairs = [(r, c) for r, c in zip((y, *final), cotangents, strict=True) if c is not None and r.requires_grad]
+        asked = [v for v, want in zip(own, wanted, strict=True) if want and v is not None]
+        if not pairs or not asked:
+            return [None] * len(wanted)
+        found = iter(
+            torch.autograd.grad(
+                [r for r, _ in pairs], asked, [c for _, c in pairs], create_graph=create_graph, allow_unused=True
+            )
+        )
+    return [next(found) if want and v is not None else None for v, want in zip(own, wanted, strict=True)]
+
+
+scan_op.register_autograd(_backward, setup_context=_setup_context)
+for _device in _AUTOCAST_DEVICES:
+    scan_op.register_autocast(_device, torch.float32)

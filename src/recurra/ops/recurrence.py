@@ -1,0 +1,110 @@
+"""`scan` and `step`: a program over sequences, and over one step of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recurra.ops import reference
+from recurra.ops.arguments import check_lengths, check_scan, check_step
+from recurra.ops.autograd import scan_op
+from recurra.ops.select import constant_while_tracing, reference_reason, transform_reason
+from recurra.ops.stepping import prepare, quick_step
+from recurra.program import Program
+
+is_dynamo_compiling = torch.compiler.is_dynamo_compiling
+
+Result = tuple[Tensor, tuple[Tensor, ...]]
+
+
+def scan(
+    program: Program,
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    elapsed: Tensor | None = None,
+) -> Result:
+    """Runs a program over a batch of sequences, on the engine where it can (`recurra.backends()`).
+
+    x (batch, time, input); states, each (batch, columns), and parameters in the program's order; lengths (batch,)
+    integers in 0..time; reset (batch, time) booleans, true where a row starts afresh before the step; elapsed (batch,
+    time), for cells that read it. Returns y (batch, time, output), zero beyond each row's length, and the state after
+    each row's last valid step. Differentiable in x, states, parameters and elapsed; twice, too. Under autocast it
+    runs in float32.
+
+    Raises ShapeError or ArgumentError when the arguments do not fit, and BackendUnavailable where `backend("native")`
+    cannot be met.
+    """
+    if torch.is_autocast_enabled(x.device.type):
+        x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
+        with torch.autocast(x.device.type, enabled=False):
+            return scan(program, x, states, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
+    # while torch.compile or torch.export traces, the op checks
+    if not torch.compiler.is_compiling():
+        check_scan(program, x, states, parameters, lengths, reset, elapsed)
+        if lengths is not None and not transform_reason():
+            check_lengths(lengths, x.shape[1])
+    if lengths is not None and lengths.device != x.device:
+        lengths = lengths.to(x.device)
+    if reset is not None and reset.device != x.device:
+        reset = reset.to(x.device)
+    text = text_of(program)
+    core = reference.core_values(program, parameters)
+    if reference_reason(x):
+        return reference.scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
+    # an exported graph is mostly run forwards; trained, it finds its tape by itself
+    keep_tape = (
+        torch.is_grad_enabled() and not torch.compiler.is_exporting() and _any_requires_grad(x, states, core, elapsed)
+    )
+    y, final, _ = scan_op(x, list(states), core, lengths, reset, elapsed, text, keep_tape)
+    return y, tuple(final)
+
+
+@constant_while_tracing
+def text_of(program: Program) -> str:
+    """The program as the op takes it."""
+    # computed now, where the compiler does not look: it cannot trace them
+    _ = program.live, program.core_parameters, program.uses_elapsed
+    return program.json
+
+
+def _any_requires_grad(x: Tensor, states: Sequence[Tensor], core: Sequence[Tensor], elapsed: Tensor | None) -> bool:
+    if x.requires_grad or (elapsed is not None and elapsed.requires_grad):
+        return True
+    return any([p.requires_grad for p in core]) or any([s.requires_grad for s in states])
+
+
+def _float32(
+    x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], elapsed: Tensor | None
+) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor | None]:
+    def cast(value: Tensor) -> Tensor:
+        return value.float() if value.is_floating_point() and value.dtype != torch.float64 else value
+
+    return cast(x), [cast(s) for s in states], [cast(p) for p in parameters], None if elapsed is None else cast(elapsed)
+
+
+def step(
+    program: Program,
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    elapsed: Tensor | None = None,
+) -> Result:
+    """One step of a stream: x (batch, input), states and parameters as in `scan`, elapsed (batch,).
+
+    Returns y (batch, output) and the next states. Equal to `scan` over one step.
+    """
+    if not is_dynamo_compiling():
+        result = quick_step(program, x, states, parameters, elapsed)
+        if result is not None:
+            return result
+        check_step(program, x, states, parameters, elapsed)
+        prepare(program, x, states, parameters, elapsed)
+    y, after = scan(program, x[:, None], states, parameters, elapsed=None if elapsed is None else elapsed[:, None])
+    return y[:, 0], after
