@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recurra.errors import ArgumentError
 from recurra.nn import checks
 from recurra.nn.layer import Layer, State
+
+_LEVELS = 2**16
 
 
 @final
@@ -52,8 +55,22 @@ class Dropout(Layer):
         elapsed: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         y, after = self.layer(x, state, lengths=lengths, reset=reset, elapsed=elapsed)
-        return F.dropout(y, self.probability, self.training), after
+        return (drop(y, self.probability) if self.training else y), after
 
     def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
         y_t, after = self.layer.step(x_t, state, elapsed=elapsed)
-        return F.dropout(y_t, self.probability, self.training), after
+        return (drop(y_t, self.probability) if self.training else y_t), after
+
+
+def drop(y: Tensor, probability: float) -> Tensor:
+    """Sets elements of y to zero with this probability and scales the others up, with masks from torch's generator.
+
+    On the CPU it draws 16 bits for each element, where torch.nn.functional.dropout draws a float: a third of the time.
+    The probability is rounded to a multiple of 2 ** -16, and the scale is that of the rounded one.
+    """
+    if probability == 0 or y.device.type != "cpu" or torch.compiler.is_compiling():
+        return F.dropout(y, probability)
+    dropped = min(round(probability * _LEVELS), _LEVELS - 1)
+    words = torch.empty((y.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+    levels = words.view(torch.int16)[: y.numel()].view(y.shape)
+    return y * (levels >= dropped - _LEVELS // 2).to(y.dtype).mul_(_LEVELS / (_LEVELS - dropped))

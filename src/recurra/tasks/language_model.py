@@ -21,6 +21,7 @@ from recurra.decode import Picker, generate
 from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Dropout, Layer, Recurrent, Stack
+from recurra.nn.dropout import drop
 from recurra.nn.layer import State
 
 # Longer chunks gain nothing; these keep the memory for a batch of documents small.
@@ -85,7 +86,7 @@ class LanguageModel(nn.Module):
         self.vocabulary = vocabulary
         self.embedding = nn.Embedding(len(vocabulary), embedding_size)
         self.layers = layers
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.tied = tied
         sizes = (layers.output_size, embedding_size)
         self.projection = nn.Linear(*sizes, bias=False) if tied and sizes[0] != sizes[1] else None
@@ -136,13 +137,13 @@ class LanguageModel(nn.Module):
         Returns:
             scores, shape (batch, time, tokens of the vocabulary), and the state after the last step.
         """
-        features, after = self.layers(self.dropout(self.embedding(tokens)), state, reset=reset)
+        features, after = self.layers(self._embed(tokens), state, reset=reset)
         return self._scores(features), after
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of `forward`: tokens of shape (batch,), scores of shape (batch, tokens of the vocabulary)."""
-        features, state = self.layers.step(self.dropout(self.embedding(tokens)), state)
-        return self._scores(features), state
+        features, after = self.layers.step(self._embed(tokens), state)
+        return self._scores(features), after
 
     def loss(self, inputs: Tensor, targets: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
         """The sum of the cross-entropies of the targets in nats, those that are `IGNORED` left out; and the new state.
@@ -153,12 +154,20 @@ class LanguageModel(nn.Module):
         nats = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         return nats, after
 
+    def _embed(self, tokens: Tensor) -> Tensor:
+        features = self.embedding(tokens)
+        return drop(features, self.dropout) if self.training else features
+
     def _scores(self, features: Tensor) -> Tensor:
         if self.softmax is not None:
             return F.linear(features, self.softmax.weight, self.bias)
         if self.projection is not None:
             features = self.projection(features)
         return F.linear(features, self.embedding.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """What is no layer."""
+        return f"dropout={self.dropout}, tied={self.tied}"
 
     @property
     def device(self) -> torch.device:
@@ -216,7 +225,7 @@ class LanguageModel(nn.Module):
         """Everything but the weights, as plain JSON; the programs of the cells are in it."""
         return {
             "vocabulary": self.vocabulary.to_dict(),
-            "dropout": self.dropout.p,
+            "dropout": self.dropout,
             "tied": self.tied,
             "layers": layer_spec(self.layers),
         }
