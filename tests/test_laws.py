@@ -3,6 +3,7 @@
 import copy
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -247,3 +248,18 @@ def test_law_6_fails_when_padding_is_reversed_too(monkeypatch):
 def test_a_crash_is_a_violation_with_its_reason():
     with pytest.raises(LawViolation, match=r"law 4 .*raised RuntimeError: no room"):
         check_laws(Crashes())
+
+
+def test_a_peer_without_gradients_is_compared_in_its_values():
+    layer = PlainTanh()
+    W, U = (weight.detach().double().numpy() for weight in (layer.W, layer.U))
+
+    def peer(x: Tensor, state: nn.State) -> tuple[Tensor, nn.State]:
+        h, outputs = state[0].detach().numpy(), []
+        for frame in x.detach().numpy().transpose(1, 0, 2):
+            h = np.tanh(frame @ W.T + h @ U.T)
+            outputs.append(h)
+        return torch.from_numpy(np.stack(outputs, 1)), type(state)(torch.from_numpy(h))
+
+    report = check_laws(layer, peer=peer, samples=1, inapplicable={9: "plain torch"})
+    assert report[14].outcome == "passed"

@@ -473,3 +473,37 @@ def test_elapsed_may_be_anything_in_padding():
     elapsed[:, 3:] = float("nan")
     y, _ = TIMED(X, lengths=torch.tensor([3, 2, 0]), elapsed=elapsed)
     assert y.isfinite().all()
+
+
+# transforms of torch
+
+
+def test_vmap_takes_lengths():
+    x, lengths = torch.randn(2, 3, 5, 4), torch.randint(0, 6, (2, 3))
+    y = torch.vmap(lambda x, n: GRU(x, lengths=n)[0])(x, lengths)
+    torch.testing.assert_close(y[1], GRU(x[1], lengths=lengths[1])[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_forward_mode_goes_through_wrappers():
+    layer = nn.Stack(nn.Residual(nn.GRU(3, 3)), nn.Mean(nn.LSTM(3, 2))).double()
+    x, direction = torch.randn(2, 4, 3, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64)
+    _, slope = torch.func.jvp(lambda x: layer(x)[0], (x,), (direction,))
+    small = 1e-6 * direction
+    torch.testing.assert_close(slope, (layer(x + small)[0] - layer(x - small)[0]) / 2e-6, rtol=1e-6, atol=1e-8)
+
+
+def test_autocast_takes_single_and_half_precision():
+    x, state = torch.randn(2, 5, 4), GRU.initial_state(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = GRU(x.bfloat16(), state)
+    torch.testing.assert_close(y.float(), GRU(x, state)[0], rtol=0, atol=2e-2)
+
+
+def test_compiled_wrappers_equal_eager_ones():
+    layer = nn.Stack(nn.Bidirectional(nn.GRU(3, 2), nn.LSTM(3, 2)), nn.Residual(nn.GRU(4, 4)), nn.Mean(nn.RNN(4, 3)))
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    x, lengths, reset = torch.randn(3, 5, 3), torch.tensor([5, 0, 2]), torch.rand(3, 5) < 0.3
+    torch.testing.assert_close(
+        compiled(x, lengths=lengths, reset=reset)[0], layer(x, lengths=lengths, reset=reset)[0], rtol=0, atol=1e-5
+    )

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from recurra.errors import ArgumentError, ShapeError
 from recurra.nn.layer import Layer
+from recurra.ops.select import transform_reason
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -21,6 +22,11 @@ _STATE_ADVICE = "Pass what layer.initial_state or an earlier call returned"
 
 def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
+
+
+def _readable(tensor: Tensor) -> bool:
+    """Whether its values can be looked at: not while a graph is traced, nor under a transform such as vmap."""
+    return not torch.compiler.is_compiling() and not transform_reason() and not tensor.is_meta
 
 
 def _autocast(tensor: Tensor) -> bool:
@@ -133,7 +139,7 @@ def check_lengths(lengths: Any, batch: int, time: int, device: torch.device) -> 
             f"lengths has shape {_shape(lengths)}", expected=f"({batch},), one length a row", advice="Give each row one"
         )
     _check_device("lengths", lengths, device)
-    if torch.compiler.is_compiling() or lengths.is_meta or lengths.numel() == 0:
+    if lengths.numel() == 0 or not _readable(lengths):
         return
     low, high = (int(bound) for bound in lengths.aminmax())
     if low < 0 or high > time:
@@ -187,7 +193,7 @@ def check_elapsed(elapsed: Any, shape: tuple[int, ...], lengths: Tensor | None, 
         advice = "One time a row and step: how long ago the step before was"
         raise ShapeError(f"elapsed has shape {_shape(elapsed)}", expected=str(shape), advice=advice)
     check_like("elapsed", elapsed, like)
-    if torch.compiler.is_compiling() or elapsed.is_meta:
+    if not _readable(elapsed):
         return
     fine = elapsed >= 0
     if lengths is not None:

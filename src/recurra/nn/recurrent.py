@@ -143,7 +143,7 @@ def _sizes(program: Program, input_size: int, hidden_size: int, widths: Mapping[
         s.width.name for s in program.states
     }
     others = named - {"", "input", "hidden"}
-    for name in others | set(widths):
+    for name in sorted(others | set(widths)):
         if name not in widths:
             raise ShapeError(
                 f"cell '{program.name}' names the width '{name}'",

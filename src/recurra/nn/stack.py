@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import cast, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from recurra.errors import ArgumentError, ShapeError
 from recurra.nn import checks
@@ -22,11 +22,10 @@ class Stack(Layer):
     one below.
     """
 
-    def __init__(self, *layers: Layer | Sequence[Layer]) -> None:
+    def __init__(self, *layers: Layer | Iterable[Layer]) -> None:
         super().__init__()
-        listed = cast(
-            Sequence[Layer], layers[0] if len(layers) == 1 and not isinstance(layers[0], nn.Module) else layers
-        )
+        alone = len(layers) == 1 and isinstance(layers[0], Iterable)
+        listed = cast(list[Layer], list(cast(Iterable[Layer], layers[0]) if alone else layers))
         if not listed:
             raise ArgumentError("the stack has no layers", expected="one or more", advice="Write Stack(layer, layer)")
         for number, layer in enumerate(listed):

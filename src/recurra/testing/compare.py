@@ -33,18 +33,25 @@ def name_tensors(state: Any, prefix: str = "state") -> Values:
 
 
 def name_results(y: Tensor, state: State | None) -> Values:
+    """What a call returned, by names."""
     return {"y": y, **({} if state is None else name_tensors(state))}
 
 
 def evaluate(layer: Layer, inputs: Inputs, procedure: Procedure) -> Values:
-    """Results of a procedure, and the gradients of x, of the state and of every parameter through all of them."""
+    """Results of a procedure, and the gradients of x, of the state and of every parameter through all of them.
+
+    Results that have no gradient (a peer in numpy) come alone.
+    """
     x = inputs.x.detach().clone().requires_grad_()
     state = None if inputs.state is None else map_state(_as_leaf, inputs.state)
     y, after = procedure(inputs.with_(x=x, state=state))
     results = name_results(y, after)
     sources = {"x": x, **({} if state is None else name_tensors(state)), **dict(layer.named_parameters())}
     sources = {name: value for name, value in sources.items() if value.requires_grad}
-    gradients = torch.autograd.grad(_weighted_sum(results), list(sources.values()), allow_unused=True)
+    total = _weighted_sum(results)
+    if not total.requires_grad:
+        return {name: value.detach() for name, value in results.items()}
+    gradients = torch.autograd.grad(total, list(sources.values()), allow_unused=True)
     named = {
         f"the gradient of {name}": torch.zeros_like(source) if gradient is None else gradient
         for (name, source), gradient in zip(sources.items(), gradients, strict=True)
@@ -59,7 +66,7 @@ def _as_leaf(tensor: Tensor) -> Tensor:
 
 def _weighted_sum(results: Mapping[str, Tensor]) -> Tensor:
     """One number that every element of every result moves, each with another weight."""
-    total: Any = 0.0
+    total = torch.zeros(())
     for k, value in enumerate(results.values()):
         if value.is_floating_point():
             positions = torch.arange(value.numel(), dtype=value.dtype, device=value.device).reshape(value.shape)
@@ -100,5 +107,6 @@ def same_bits(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], clai
 
 
 def require(condition: bool, message: str) -> None:
+    """Raises Disagreement with the message unless the condition holds."""
     if not condition:
         raise Disagreement(message)

@@ -25,6 +25,7 @@ def has_chosen_gradient(layer: Layer) -> bool:
 
 
 def inapplicable(layer: Layer) -> str:
+    """Why finite differences do not fit the layer; empty when they do."""
     if has_chosen_gradient(layer) and not isinstance(layer, Recurrent):
         return "a cell inside chooses its gradient; check that cell's layer by itself"
     return ""

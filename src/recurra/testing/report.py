@@ -35,7 +35,7 @@ class Report:
 
     def __getitem__(self, number: int) -> LawResult:
         """The result of a law by its number."""
-        return next(result for result in self.results if result.number == number)
+        return {result.number: result for result in self.results}[number]
 
     def __str__(self) -> str:
         rows = [("law", "", "result", "cases", "note")]
