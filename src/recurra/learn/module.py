@@ -91,6 +91,7 @@ class Training(LightningModule):
 
     def on_train_start(self) -> None:
         """Go on from what was restored, or begin."""
+        self._nats = self._nats.to(self.device)
         if self._restored is not None:
             restored, self._restored = self._restored, None
             template = iter(restored["carried"])
@@ -114,7 +115,7 @@ class Training(LightningModule):
         inputs, targets, reset = batch
         nats, state = self.model.loss(inputs, targets, self._carried, reset)
         self._carried = map_state(Tensor.detach, state)
-        self._nats += nats.detach().to(_CPU, torch.float64)
+        self._nats += nats.detach()
         self._counted += targets.numel()
         return nats / targets.numel()
 
