@@ -2,8 +2,10 @@
 
 import os
 
-# Read when CUDA starts, so it stands before torch is imported.
+# These are read when CUDA and OpenMP start, so they stand before torch is imported.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+# The workers of pytest-xdist share the cores: a thread that waits must not keep one busy.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import random
 
