@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_emulator import Call, Emulator
 
+from plan_emulator import Call, Emulator
 from recurra import cells
 from recurra.cells import (
     Bias,
@@ -80,9 +80,9 @@ def timed(x, h, *, elapsed=Elapsed(), W=Input(2), U=Recurrent(2), b=Bias(2)):
 
 
 @cell
-def separate_output(x, h, *, W=Input(), U=Recurrent(), O=Recurrent(), b=Bias()):
+def separate_output(x, h, *, W=Input(), U=Recurrent(), V=Recurrent(), b=Bias()):
     after = relu(W @ x + U @ h)
-    return after, output(sigmoid(O @ after + b) + h)
+    return after, output(sigmoid(V @ after + b) + h)
 
 
 @cell
@@ -140,7 +140,8 @@ def transposed(x, h, *, W=Input(), U=Recurrent()):
 
 
 ODD = [
-    many_products, projected, normalised, timed, separate_output, linear_output, delayed_input, one_matrix_twice, antisymmetric,
+    many_products, projected, normalised, timed, separate_output, linear_output, delayed_input,
+    one_matrix_twice, antisymmetric,
     swapped, two_recurrent_products, spiking, extremes, starts_from_one, transposed,
 ]  # fmt: skip
 PROGRAMS = {**{name: cells.get(name) for name in cells.names()}, **{c.name: c.program for c in ODD}}
@@ -161,7 +162,10 @@ def compare(program: Program, sizes: dict[str, int], batch: int, time: int, seed
     reset = torch.rand(batch, time, generator=generator) < 0.3 if ragged else None
     core = reference.core_values(program, parameters)
     y, final = reference.scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
-    grad_y, grad_final = torch.randn(y.shape, generator=generator, dtype=torch.float64), [torch.ones_like(f) for f in final]
+    grad_y, grad_final = (
+        torch.randn(y.shape, generator=generator, dtype=torch.float64),
+        [torch.ones_like(f) for f in final],
+    )
     leaves = [x, *([] if elapsed is None else [elapsed]), *states, *core]
     gradients = torch.autograd.grad([y, *final], leaves, [grad_y, *grad_final], allow_unused=True, retain_graph=True)
 
@@ -180,10 +184,17 @@ def compare(program: Program, sizes: dict[str, int], batch: int, time: int, seed
             np.testing.assert_allclose(got, wanted.detach().numpy(), rtol=1e-9, atol=1e-10)
     call.tape, call.grad_y, call.grad_final = result["tape"], grad_y.numpy(), [g.numpy() for g in grad_final]
     result = Emulator(plans["backward"].code.tolist(), plans["backward"].constants.tolist()).run(call)
-    found = [result["grad_x"], *([] if elapsed is None else [result["grad_elapsed"]]), *result["grad_initial"], *result["grad_parameters"]]
+    found = [
+        result["grad_x"],
+        *([] if elapsed is None else [result["grad_elapsed"]]),
+        *result["grad_initial"],
+        *result["grad_parameters"],
+    ]
     for got, wanted in zip(found, gradients, strict=True):
         expected = np.zeros_like(got) if wanted is None else wanted.numpy()
-        np.testing.assert_allclose(got, expected, rtol=1e-8, atol=1e-9 * max(1.0, float(np.abs(expected).max(initial=0))))
+        np.testing.assert_allclose(
+            got, expected, rtol=1e-8, atol=1e-9 * max(1.0, float(np.abs(expected).max(initial=0)))
+        )
 
 
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
@@ -192,7 +203,17 @@ def test_plans_equal_the_reference(name: str, ragged: bool) -> None:
     compare(PROGRAMS[name], SIZES, batch=4, time=5, seed=3, ragged=ragged)
 
 
-UNARY: list[Callable] = [tanh, sigmoid, relu, softplus, abs, stop_gradient, lambda a: 1 - a, lambda a: -a, lambda a: 0.5 * a]
+UNARY: list[Callable] = [
+    tanh,
+    sigmoid,
+    relu,
+    softplus,
+    abs,
+    stop_gradient,
+    lambda a: 1 - a,
+    lambda a: -a,
+    lambda a: 0.5 * a,
+]
 BINARY: list[Callable] = [
     lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * b, minimum, maximum, lambda a, b: where(a > b, a, b * 0.3),
     lambda a, b: a / (1 + b * b),

@@ -54,7 +54,9 @@ def evaluate(graph: Graph, given: dict[int, np.ndarray], number: int) -> np.ndar
 def test_numpy_equals_torch(row: Operation) -> None:
     values = arguments(row)
     expected = row.torch(torch)(*(torch.from_numpy(v) for v in values), *attribute_of(row))
-    np.testing.assert_allclose(np.asarray(row.numpy(*values, *attribute_of(row)), dtype=float), expected.numpy(), rtol=1e-13, atol=1e-15)
+    np.testing.assert_allclose(
+        np.asarray(row.numpy(*values, *attribute_of(row)), dtype=float), expected.numpy(), rtol=1e-13, atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.values[0].name not in NEVER_WRITTEN])
@@ -114,10 +116,17 @@ def test_onnx_form_equals_numpy(row: Operation) -> None:
     if row.name == "clip":
         values[1:] = [np.array(-1.0), np.array(1.5)]
     result = build(row.onnx)
-    infos = [onnx.helper.make_tensor_value_info(f"v{k}", onnx.TensorProto.DOUBLE, v.shape) for k, v in enumerate(values)]
+    infos = [
+        onnx.helper.make_tensor_value_info(f"v{k}", onnx.TensorProto.DOUBLE, v.shape) for k, v in enumerate(values)
+    ]
     kind = onnx.TensorProto.BOOL if row.boolean else onnx.TensorProto.DOUBLE
     output = onnx.helper.make_tensor_value_info(result, kind, None)
     graph = onnx.helper.make_graph(nodes, row.name, infos, [output])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
     (got,) = ReferenceEvaluator(model).run(None, {f"v{k}": v for k, v in enumerate(values)})
-    np.testing.assert_allclose(np.asarray(got, dtype=float), np.asarray(row.numpy(*values, *attribute_of(row)), dtype=float), rtol=1e-12, atol=1e-13)
+    np.testing.assert_allclose(
+        np.asarray(got, dtype=float),
+        np.asarray(row.numpy(*values, *attribute_of(row)), dtype=float),
+        rtol=1e-12,
+        atol=1e-13,
+    )

@@ -33,7 +33,13 @@ def test_a_program_survives_being_saved(name: str) -> None:
 
 def test_the_equations_keep_their_names() -> None:
     text = str(cells.gru.program)
-    for line in ("r = sigmoid(xr + hr)", "n = tanh(xn + r * (hn + b_n))", "h' = (1 - z) * n + z * h", "d_h = ", "d_U += outer("):
+    for line in (
+        "r = sigmoid(xr + hr)",
+        "n = tanh(xn + r * (hn + b_n))",
+        "h' = (1 - z) * n + z * h",
+        "d_h = ",
+        "d_U += outer(",
+    ):
         assert line in text
 
 

@@ -32,7 +32,8 @@ def Input(gates: int = 1, *, rows: str | None = None) -> ParameterDeclaration:
 
 
 def Recurrent(gates: int = 1, *, rows: str | None = None, columns: str | None = None) -> ParameterDeclaration:
-    """A matrix of shape (gates * hidden, hidden), multiplied by a state. `rows` and `columns` name other widths than hidden."""
+    """A matrix of shape (gates * hidden, hidden), multiplied by a state. `rows` and `columns` name other
+    widths than hidden."""
     count = _gates(gates, "Recurrent")
     return ParameterDeclaration("recurrent", _width(rows, HIDDEN, count), _width(columns, HIDDEN), (0.0,) * count)
 
@@ -43,8 +44,11 @@ def Matrix(gates: int = 1, *, rows: str, columns: str) -> ParameterDeclaration:
     return ParameterDeclaration("matrix", _width(rows, HIDDEN, count), _width(columns, HIDDEN), (0.0,) * count)
 
 
-def Diagonal(gates: int = 1, *, width: str | None = None, initial: float | Sequence[float] = 0.0) -> ParameterDeclaration:
-    """A vector of shape (gates * hidden,) that multiplies a state element by element: the diagonal of a recurrent matrix."""
+def Diagonal(
+    gates: int = 1, *, width: str | None = None, initial: float | Sequence[float] = 0.0
+) -> ParameterDeclaration:
+    """A vector of shape (gates * hidden,) that multiplies a state element by element: the diagonal of a
+    recurrent matrix."""
     count = _gates(gates, "Diagonal")
     return ParameterDeclaration("diagonal", _width(width, HIDDEN, count), None, _initial(initial, count))
 
@@ -59,7 +63,8 @@ def Bias(
 ) -> ParameterDeclaration:
     """A vector of shape (gates * hidden,) that is added.
 
-    `initial` is the constant that it starts from, one or one a gate. `forget` and `input` say which gate keeps the state and which
+    `initial` is the constant that it starts from, one or one a gate. `forget` and `input` say which gate keeps
+    the state and which
     gate writes it, for initialisers such as chrono (Tallec and Ollivier 2018).
     """
     count = _gates(gates, "Bias")
@@ -182,7 +187,8 @@ def stop_gradient(a: Any) -> Any:
 
 
 def spike(a: Any, *, slope: float = 25.0) -> Any:
-    """1 where `a` > 0, else 0. The gradient is that of the fast sigmoid, 1 / (1 + slope |a|)^2 (Zenke and Ganguli 2018)."""
+    """1 where `a` > 0, else 0. The gradient is that of the fast sigmoid, 1 / (1 + slope |a|)^2 (Zenke and
+    Ganguli 2018)."""
     return apply("spike", a, attribute=float(slope))
 
 

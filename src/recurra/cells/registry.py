@@ -43,8 +43,10 @@ _CELLS: dict[str, Cell] = {}
 def cell(function: Callable[..., Any]) -> Cell:
     """Makes a cell of a function that holds the equations of one step.
 
-    The function takes x, then its states, then after `*` its parameters as defaults (Input, Recurrent, Diagonal, Bias) and its
-    hyperparameters as plain values; it returns the next states in the order of the arguments. The output is the first state unless
+    The function takes x, then its states, then after `*` its parameters as defaults (Input, Recurrent,
+    Diagonal, Bias) and its
+    hyperparameters as plain values; it returns the next states in the order of the arguments. The output is
+    the first state unless
     one value is marked ``output(value)``. Raises CellError when the equations are malformed.
     """
     return Cell(function)
@@ -76,4 +78,7 @@ def get(cell: str | Cell | Program) -> Program:
         near = difflib.get_close_matches(cell, _CELLS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see recurra.cells.names()"
         raise CellError(f"unknown cell '{cell}'; {hint}")
-    raise CellError(f"a cell was expected, by name or object; got {type(cell).__name__}: decorate its function with @recurra.cells.cell")
+    raise CellError(
+        f"a cell was expected, by name or object; got {type(cell).__name__}: decorate its function with "
+        f"@recurra.cells.cell"
+    )

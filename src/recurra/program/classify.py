@@ -58,7 +58,8 @@ def _is_linear(program: Program) -> bool:
 
 
 def _degree(program: Program, result: int, state: int, delays: set[int]) -> int:
-    """How node `result` depends on state number `state`; a dependence on another state that is no delay line is never linear."""
+    """How node `result` depends on state number `state`; a dependence on another state that is no delay line
+    is never linear."""
     degrees: dict[int, int] = {}
     for number in sorted(ancestors(program.nodes, [result])):
         node = program.nodes[number]

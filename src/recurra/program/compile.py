@@ -36,7 +36,8 @@ def _core(program: Program) -> Core:
 def compile_plan(program: Program, sizes: Mapping[str, int], direction: str) -> PlanCode:
     """The plan of a program for concrete sizes.
 
-    `sizes` gives every named width its number of columns ("input", "hidden", ...); `direction` is "infer" (forward, nothing kept),
+    `sizes` gives every named width its number of columns ("input", "hidden", ...); `direction` is
+    "infer" (forward, nothing kept),
     "train" (forward, keeps a tape) or "backward".
     """
     if direction not in DIRECTIONS:

@@ -27,7 +27,8 @@ class Core:
 def core_of(program: Program) -> Core:
     """Cuts the parameter stage off a program and puts sums in the order in which their terms become known.
 
-    A sum such as `W @ x + U @ h + b` is associated so that what is known earlier is added first: then the products are written on top of it.
+    A sum such as `W @ x + U @ h + b` is associated so that what is known earlier is added first: then the
+    products are written on top of it.
     """
     graph = Graph()
     cut = {number: index for index, number in enumerate(program.core_parameters)}
@@ -43,7 +44,9 @@ def core_of(program: Program) -> Core:
         elif node.operation == "add":
             renamed[i] = _ordered_sum(graph, stop, i, uses, renamed, stages)
         else:
-            renamed[i] = graph.add_node(Node(node.operation, tuple(renamed[j] for j in node.inputs), node.shape, node.attribute))
+            renamed[i] = graph.add_node(
+                Node(node.operation, tuple(renamed[j] for j in node.inputs), node.shape, node.attribute)
+            )
         stages[i] = _stage(node, [stages[j] for j in node.inputs], i in cut)
     return Core(
         tuple(graph.nodes),

@@ -34,7 +34,8 @@ class SumGradient:
 class Adjoint:
     """A step and its adjoint in one graph. The first `forward_count` nodes are those of the step.
 
-    The leaves ``grad_output`` and ``grad_next`` are the cotangents of the output and of each next state. The gradient of a value is None
+    The leaves ``grad_output`` and ``grad_next`` are the cotangents of the output and of each next state. The
+    gradient of a value is None
     where nothing depends on it.
     """
 
@@ -153,5 +154,3 @@ def differentiate(core: Core) -> Adjoint:
         tuple(tape.outers),
         tuple(sums),
     )
-
-

@@ -9,7 +9,12 @@ from recurra.program.job import Kind, Operand
 from recurra.program.operations import REDUCTIONS, TABLE
 from recurra.program.schedule import LOOP, Phase, Schedule, Scheduler
 
-_SPREAD = {Kind.TEMP: Kind.SCALAR_TEMP, Kind.CHUNK: Kind.SCALAR_CHUNK, Kind.TAPE: Kind.SCALAR_TAPE, Kind.ELAPSED: Kind.ELAPSED}
+_SPREAD = {
+    Kind.TEMP: Kind.SCALAR_TEMP,
+    Kind.CHUNK: Kind.SCALAR_CHUNK,
+    Kind.TAPE: Kind.SCALAR_TAPE,
+    Kind.ELAPSED: Kind.ELAPSED,
+}
 
 POINTWISE, PRODUCT, REDUCE, OUTER, ROWSUM = range(5)
 
@@ -53,7 +58,11 @@ class Emitter:
             parts = self.nodes[number].inputs
             self.places[number] = self._buffer(self.columns(number), self._is_batched(number))
             self._place_parts([p for p in parts if p in self.phase_of], self.places[number], parts)
-        joins = [i for i, n in enumerate(self.nodes) if n.operation == "join" and (self.schedule.readers[i] or self.outside[i])]
+        joins = [
+            i
+            for i, n in enumerate(self.nodes)
+            if n.operation == "join" and (self.schedule.readers[i] or self.outside[i])
+        ]
         for number in joins:
             parts = [p for p in dict.fromkeys(self.nodes[number].inputs) if p in self.phase_of and p not in self.places]
             if parts:
@@ -108,7 +117,9 @@ class Emitter:
     def _leaves_phase(self, number: int) -> bool:
         if self._outside_reads(number):
             return True
-        return any(r not in self.phase_of or self.phase_of[r] != self.phase_of[number] for r in self._final_readers(number))
+        return any(
+            r not in self.phase_of or self.phase_of[r] != self.phase_of[number] for r in self._final_readers(number)
+        )
 
     def place(self, number: int, width: int) -> Operand:
         """The operand that a phase of `width` columns reads a value from."""

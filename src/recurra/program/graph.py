@@ -18,7 +18,8 @@ PRODUCTS = frozenset({"matmul", "matmul_transposed"})
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One value: an operation, the numbers of its input nodes, its shape, and a constant that belongs to the operation."""
+    """One value: an operation, the numbers of its input nodes, its shape, and a constant that belongs to the
+    operation."""
 
     operation: str
     inputs: tuple[int, ...]
@@ -34,7 +35,8 @@ class Node:
 class Graph:
     """A growing list of nodes. Each method adds one operation and returns its node number.
 
-    Equal nodes are shared, arithmetic with 0 and 1 disappears, constants are folded, and taking a gate of a pointwise value becomes the
+    Equal nodes are shared, arithmetic with 0 and 1 disappears, constants are folded, and taking a gate of a
+    pointwise value becomes the
     same operation on the gates of its inputs, so that a strip of columns is computed in one pass.
     """
 
@@ -78,7 +80,8 @@ class Graph:
                 shape = other
             elif shape != other:
                 raise CellError(
-                    f"'{operation}' got values of widths {_describe(shape)} and {_describe(other)}; expected equal widths "
+                    f"'{operation}' got values of widths {_describe(shape)} and {_describe(other)}; expected "
+                    f"equal widths "
                     "(or a scalar): check the number of gates of each parameter"
                 )
         return shape
@@ -157,14 +160,17 @@ class Graph:
                 "multiply vectors with '*'"
             )
         if len(self.nodes[vector].shape) != 1:
-            raise CellError("'@' got a matrix on its right; expected a vector: matrix values in a step are not supported yet")
+            raise CellError(
+                "'@' got a matrix on its right; expected a vector: matrix values in a step are not supported yet"
+            )
         return shape
 
     def _check_operand(self, vector: int, expected: Width) -> None:
         got = self.nodes[vector].width
         if got != expected:
             raise CellError(
-                f"'@' got an operand of width {got}; the matrix expects width {expected}: use Input for x, Recurrent for "
+                f"'@' got an operand of width {got}; the matrix expects width {expected}: use Input for x, "
+                f"Recurrent for "
                 "a hidden state, or give the parameter other columns"
             )
 

@@ -1,4 +1,5 @@
-"""What one plan has to compute: given values in memory, results with their destinations, and which way the recurrence runs."""
+"""What one plan has to compute: given values in memory, results with their destinations, and which way the
+recurrence runs."""
 
 from __future__ import annotations
 
@@ -81,6 +82,7 @@ class TapeLayout:
 
 
 def tape_layout(core: Core, adjoint: Adjoint, sizes: Mapping[str, int]) -> TapeLayout:
+    """The fields of the tape for concrete sizes: the states, then what the adjoint needs besides."""
     offset = 0
     states = []
     for spec in core.states:
@@ -173,6 +175,7 @@ def backward_job(core: Core, adjoint: Adjoint, layout: TapeLayout) -> Job:
 
 
 def jobs_of(core: Core, sizes: Mapping[str, int], direction: str) -> tuple[Job, TapeLayout]:
+    """The job of one direction, and the layout of the tape that the forward and the backward pass share."""
     adjoint = differentiate(core)
     layout = tape_layout(core, adjoint, sizes)
     if direction == "backward":

@@ -19,7 +19,8 @@ def results_of(adjoint: Adjoint) -> list[int]:
 def kept_nodes(core: Core, adjoint: Adjoint) -> list[int]:
     """The nodes of the step that are stored, besides the states.
 
-    A pointwise value whose inputs are at hand is computed again: reading it back from memory would cost more. Products and
+    A pointwise value whose inputs are at hand is computed again: reading it back from memory would cost more.
+    Products and
     reductions are never computed twice.
     """
     count = adjoint.forward_count

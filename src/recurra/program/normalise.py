@@ -69,12 +69,15 @@ def _copy_step_values(job: Job) -> Job:
 
 
 def _copy_results_read_elsewhere(job: Job) -> Job:
-    """A result that is read outside the loop, or whose destination is only ever written, becomes a copy of its value."""
+    """A result that is read outside the loop, or whose destination is only ever written, becomes a copy of its
+    value."""
     scheduler = Scheduler(job)
     nodes = list(job.nodes)
 
     def settle(number: int, destination: Operand) -> tuple[int, Operand]:
-        batched = scheduler.outside[number] or any(scheduler.section_of.get(r) != LOOP for r in scheduler.readers[number])
+        batched = scheduler.outside[number] or any(
+            scheduler.section_of.get(r) != LOOP for r in scheduler.readers[number]
+        )
         read = scheduler.readers[number] or scheduler.outside[number]
         if not (read if destination.kind in _WRITE_ONLY else batched):
             return number, destination

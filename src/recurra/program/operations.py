@@ -1,4 +1,5 @@
-"""The one table of operations: for each, its numpy, its torch, its derivative, its ONNX form and its opcode in the engine.
+"""The one table of operations: for each, its numpy, its torch, its derivative, its ONNX form and its opcode in
+the engine.
 
 Nothing else in recurra knows what an operation means. A test walks the table and holds all columns of every row equal.
 Derivatives at kinks are those of torch.
@@ -21,7 +22,8 @@ Derivative = Callable[[Any, Sequence[int], int, int, Any], Sequence[int | None]]
 class Operation:
     """A pointwise operation.
 
-    `torch` maps the torch module to the function, so that this table needs no torch. `onnx` is a nested tuple: an operator's
+    `torch` maps the torch module to the function, so that this table needs no torch. `onnx` is a nested tuple:
+    an operator's
     name, then its arguments; an integer is an input, a float a constant. `cheap` says that recomputing the operation
     costs less than keeping its result from the forward pass to the backward pass.
     """
@@ -119,7 +121,8 @@ _ROWS = [
               lambda g, v, y, d, _: (g.mul(g.mul(g.constant(-0.5), d), g.mul(y, g.mul(y, y))),), cheap=False),
     Operation("softplus", 1, 16, _softplus, lambda t: lambda a: t.logaddexp(a, t.zeros_like(a)), ("Softplus", 0),
               lambda g, v, y, d, _: (g.mul(d, g.call("sigmoid", v[0])),), cheap=False),
-    Operation("abs", 1, 17, np.abs, lambda t: t.abs, ("Abs", 0), lambda g, v, y, d, _: (g.mul(d, g.call("sign", v[0])),)),
+    Operation("abs", 1, 17, np.abs, lambda t: t.abs, ("Abs", 0),
+              lambda g, v, y, d, _: (g.mul(d, g.call("sign", v[0])),)),
     Operation("minimum", 2, 18, np.minimum, lambda t: t.minimum, ("Min", 0, 1),
               lambda g, v, y, d, _: _tied(g, v, y, d, "lt")),
     Operation("maximum", 2, 19, np.maximum, lambda t: t.maximum, ("Max", 0, 1),
@@ -144,7 +147,8 @@ _ROWS = [
               ("Mul", 0, ("Sub", 1.0, ("Mul", 1, 1))), None),
     Operation("step", 1, 33, lambda a: np.heaviside(a, 0.0), lambda t: lambda a: (a > 0).to(a.dtype),
               ("Greater", 0, 0.0), lambda g, v, y, d, _: (None,), boolean=True),
-    Operation("spike", 1, 33, lambda a, slope: np.heaviside(a, 0.0), _surrogate, ("Greater", 0, 0.0), _spike, boolean=True),
+    Operation("spike", 1, 33, lambda a, slope: np.heaviside(a, 0.0), _surrogate, ("Greater", 0, 0.0), _spike,
+              boolean=True),
     Operation("sin", 1, 34, np.sin, lambda t: t.sin, ("Sin", 0),
               lambda g, v, y, d, _: (g.mul(d, g.call("cos", v[0])),), cheap=False),
     Operation("cos", 1, 35, np.cos, lambda t: t.cos, ("Cos", 0),

@@ -11,13 +11,17 @@ from recurra.program.graph import Node, ancestors
 from recurra.program.keep import kept_nodes, results_of
 from recurra.program.program import Program
 
-_INFIX = {"add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "mod": ("%", 2), "lt": ("<", 0), "le": ("<=", 0),
-          "gt": (">", 0), "ge": (">=", 0), "eq": ("==", 0), "ne": ("!=", 0)}  # fmt: skip
+_INFIX = {
+    "add": ("+", 1), "sub": ("-", 1), "mul": ("*", 2), "div": ("/", 2), "mod": ("%", 2), "lt": ("<", 0),
+    "le": ("<=", 0),
+    "gt": (">", 0), "ge": (">=", 0), "eq": ("==", 0), "ne": ("!=", 0),
+}  # fmt: skip
 _LEAF_NAMES = {"input": "x", "elapsed": "elapsed", "grad_output": "d_y"}
 
 
 class _Printer:
-    """Writes nodes as assignments: what has a name or is read more than once gets a line, the rest is written in place."""
+    """Writes nodes as assignments: what has a name or is read more than once gets a line, the rest is written
+    in place."""
 
     def __init__(self, nodes: tuple[Node, ...], names: Mapping[int, str], roots: Iterable[int]) -> None:
         self.nodes = nodes
@@ -26,7 +30,12 @@ class _Printer:
         live = ancestors(nodes, self.roots)
         uses = Counter(j for i in live for j in nodes[i].inputs)
         for i in sorted(live):
-            if i not in self.names and uses[i] > 1 and nodes[i].inputs and nodes[i].operation not in ("gate", "broadcast"):
+            if (
+                i not in self.names
+                and uses[i] > 1
+                and nodes[i].inputs
+                and nodes[i].operation not in ("gate", "broadcast")
+            ):
                 self.names[i] = f"v{i}"
 
     def lines(self, skip: Iterable[int] = ()) -> list[str]:
@@ -126,7 +135,8 @@ def _adjoint_lines(core: Core, adjoint: Adjoint, names: dict[int, str]) -> list[
 
 
 def describe(program: Program) -> str:
-    """The program as a page of text: what it declares, its equations, its adjoint, and what is stored between the two."""
+    """The program as a page of text: what it declares, its equations, its adjoint, and what is stored between
+    the two."""
     core = core_of(program)
     adjoint = differentiate(core)
     names = _core_names(program, core)

@@ -1,4 +1,5 @@
-"""A program: one step of a cell as a graph, with what it declares. It is data: it can be saved, read, checked and compiled."""
+"""A program: one step of a cell as a graph, with what it declares. It is data: it can be saved, read, checked
+and compiled."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _STRUCTURAL = {"gate": 1, "matmul": 2, "matmul_transposed": 2, "transpose": 1}
 class Program:
     """The equations of one step.
 
-    `next_states` and `output` are node numbers: what each state becomes, and what the step returns. `labels` keeps the names of
+    `next_states` and `output` are node numbers: what each state becomes, and what the step returns. `labels`
+    keeps the names of
     the values as their author wrote them.
     """
 
@@ -56,7 +58,8 @@ class Program:
     def core_parameters(self) -> tuple[int, ...]:
         """The nodes that depend on parameters only and are read by a later stage, in order.
 
-        A parameter that a later stage reads as it is stands for itself; any other value (`W - W.T`, `exp(nu)`) is computed once a call,
+        A parameter that a later stage reads as it is stands for itself; any other value (`W - W.T`, `exp(nu)`)
+        is computed once a call,
         before the scan, and handed to it like a parameter.
         """
         varying = descendants(
@@ -72,7 +75,8 @@ class Program:
 
     @cached_property
     def classes(self) -> frozenset[str]:
-        """ "product-free" when no state is multiplied by a matrix inside the loop; "linear" when each next state is affine in
+        """ "product-free" when no state is multiplied by a matrix inside the loop; "linear" when each next
+        state is affine in
         its own state with coefficients free of states (a delay line counts as input)."""
         from recurra.program.classify import classify
 
@@ -87,7 +91,15 @@ class Program:
             "doc": self.doc,
             "states": [[s.name, str(s.width), s.initial] for s in self.states],
             "parameters": [
-                [p.name, p.kind, str(p.rows), None if p.columns is None else str(p.columns), list(p.initial), p.forget, p.input]
+                [
+                    p.name,
+                    p.kind,
+                    str(p.rows),
+                    None if p.columns is None else str(p.columns),
+                    list(p.initial),
+                    p.forget,
+                    p.input,
+                ]
                 for p in self.parameters
             ],
             "nodes": [[n.operation, list(n.inputs), n.attribute] for n in self.nodes],
@@ -129,7 +141,9 @@ class Program:
 
 def _read(value: Any) -> Program:
     if value["version"] != FORMAT_VERSION:
-        raise FormatError(f"a program has format version {value['version']}; this recurra reads version {FORMAT_VERSION}")
+        raise FormatError(
+            f"a program has format version {value['version']}; this recurra reads version {FORMAT_VERSION}"
+        )
     states = tuple(StateSpec(str(n), Width.parse(w), float(i)) for n, w, i in value["states"])
     parameters = tuple(
         ParameterSpec(str(n), k, Width.parse(r), None if c is None else Width.parse(c), tuple(map(float, i)), f, g)
@@ -150,7 +164,14 @@ def _read(value: Any) -> Program:
             raise FormatError(f"state '{state.name}' becomes a value of another width")
     labels = tuple((int(i), str(name)) for i, name in value["labels"])
     return Program(
-        str(value["name"]), str(value["doc"]), tuple(graph.nodes), states, parameters, tuple(results[:-1]), results[-1], labels
+        str(value["name"]),
+        str(value["doc"]),
+        tuple(graph.nodes),
+        states,
+        parameters,
+        tuple(results[:-1]),
+        results[-1],
+        labels,
     )
 
 

@@ -71,7 +71,8 @@ class Scheduler:
         self.gathered = {
             i
             for i in self.needed
-            if self.nodes[i].operation == "join" and any(self.nodes[r].operation not in PRODUCTS for r in self.readers[i])
+            if self.nodes[i].operation == "join"
+            and any(self.nodes[r].operation not in PRODUCTS for r in self.readers[i])
         }
         self.section_of = self._sections()
         self.blocks: dict[int, list[Block]] = {}
@@ -121,7 +122,9 @@ class Scheduler:
         sections = {}
         for i in self.needed:
             if self._computed(i):
-                sections[i] = PRE if i in pre and i not in recurrent else POST if i in post and i not in carried else LOOP
+                sections[i] = (
+                    PRE if i in pre and i not in recurrent else POST if i in post and i not in carried else LOOP
+                )
         return sections
 
     def _fold_products(self) -> None:
@@ -180,7 +183,11 @@ class Scheduler:
         """The gate of a product whose sum is written instead of it."""
         node = self.nodes[number]
         source = node.inputs[0] if node.operation == "gate" else number
-        return source in self.blocks and number not in self.block_of and all(b.result != number for b in self.blocks[source])
+        return (
+            source in self.blocks
+            and number not in self.block_of
+            and all(b.result != number for b in self.blocks[source])
+        )
 
     def _order(self, section: int, done: set[int]) -> list[Phase]:
         todo = {i for i, s in self.section_of.items() if s == section}
@@ -208,7 +215,9 @@ class Scheduler:
         finished = {
             i
             for i in todo
-            if (self._is_alias(i) or self._folded_away(i)) and all(j in done for j in self._inputs(i)) and i not in self.blocks
+            if (self._is_alias(i) or self._folded_away(i))
+            and all(j in done for j in self._inputs(i))
+            and i not in self.blocks
         }
         todo -= finished
         done |= finished

@@ -105,7 +105,10 @@ class Symbol:
 
     def __pow__(self, exponent: Any) -> Symbol:
         if not isinstance(exponent, int) or not 1 <= exponent <= 16:
-            raise CellError(f"'**' got the exponent {exponent!r}; expected a whole number from 1 to 16: write exp(p * log(x)) instead")
+            raise CellError(
+                f"'**' got the exponent {exponent!r}; expected a whole number from 1 to 16: write exp(p * "
+                f"log(x)) instead"
+            )
         power = self
         for _ in range(exponent - 1):
             power = power * self
@@ -133,7 +136,7 @@ class Symbol:
         return self._new(self._graph.call("ge", self.number, self._lift(other)))
 
     @property
-    def T(self) -> Symbol:
+    def T(self) -> Symbol:  # noqa: N802 - the name that arrays have for it
         """The transpose of a matrix parameter."""
         return self._new(self._graph.transpose(self.number))
 
@@ -158,7 +161,9 @@ class Symbol:
         )
 
     def __float__(self) -> float:
-        raise CellError("a value of the cell was made a number (math.*, float, int); use the functions of recurra.cells instead")
+        raise CellError(
+            "a value of the cell was made a number (math.*, float, int); use the functions of recurra.cells instead"
+        )
 
     __int__ = __index__ = __float__
 
@@ -170,7 +175,9 @@ def apply(operation: str, *values: Any, attribute: Any = None) -> Any:
     """A function of the cell language: one operation on symbols and numbers."""
     first = next((v for v in values if isinstance(v, Symbol)), None)
     if first is None:
-        raise CellError(f"{operation}() got {', '.join(type(v).__name__ for v in values)}; expected values of a cell being defined")
+        raise CellError(
+            f"{operation}() got {', '.join(type(v).__name__ for v in values)}; expected values of a cell being defined"
+        )
     graph = first._graph
     return Symbol(graph, graph.call(operation, *(first._lift(v) for v in values), attribute=attribute))
 
@@ -208,7 +215,8 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
             declared = StateDeclaration() if default is inspect.Parameter.empty else default
             if not isinstance(declared, StateDeclaration):
                 raise CellError(
-                    f"cell '{name}': the state '{argument.name}' has the default {default!r}; expected none, or State(...). "
+                    f"cell '{name}': the state '{argument.name}' has the default {default!r}; expected none, or "
+                    f"State(...). "
                     "Parameters and hyperparameters stand after '*'"
                 )
             states.append(StateSpec(argument.name, declared.width, declared.initial))
@@ -217,7 +225,13 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
         elif isinstance(default, ParameterDeclaration):
             parameters.append(
                 ParameterSpec(
-                    argument.name, default.kind, default.rows, default.columns, default.initial, default.forget, default.input
+                    argument.name,
+                    default.kind,
+                    default.rows,
+                    default.columns,
+                    default.initial,
+                    default.forget,
+                    default.input,
                 )
             )
         elif isinstance(default, ElapsedDeclaration):
@@ -230,10 +244,15 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
         else:
             hyperparameters[argument.name] = settings.get(argument.name, default)
     if not states:
-        raise CellError(f"cell '{name}' has no state; expected at least one argument after x: a cell without state needs no recurrence")
+        raise CellError(
+            f"cell '{name}' has no state; expected at least one argument after x: a cell without state needs no "
+            f"recurrence"
+        )
     unknown = set(settings) - set(hyperparameters)
     if unknown:
-        raise CellError(f"cell '{name}' has no hyperparameter {sorted(unknown)}; it has {sorted(hyperparameters) or 'none'}")
+        raise CellError(
+            f"cell '{name}' has no hyperparameter {sorted(unknown)}; it has {sorted(hyperparameters) or 'none'}"
+        )
     return Signature(tuple(states), tuple(parameters), elapsed, hyperparameters)
 
 
@@ -267,8 +286,11 @@ def trace(function: Callable[..., Any], settings: Mapping[str, Any]) -> Program:
     return program
 
 
-def _call_and_watch(function: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Calls the function and also returns its local variables, so that values keep the names that the author gave them."""
+def _call_and_watch(
+    function: Callable[..., Any], args: tuple[Any, ...], keywords: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Calls the function and also returns its local variables, so that values keep the names that the author
+    gave them."""
     variables: dict[str, Any] = {}
     code = getattr(function, "__code__", None)
 
@@ -284,10 +306,13 @@ def _call_and_watch(function: Callable[..., Any], args: tuple[Any, ...], keyword
         raise CellError(f"cell '{function.__name__}': {error}") from error
     except (TypeError, NameError, AttributeError) as error:
         raise CellError(
-            f"cell '{function.__name__}': {error}; an equation may use its arguments, numbers and the functions of recurra.cells"
+            f"cell '{function.__name__}': {error}; an equation may use its arguments, numbers and the functions "
+            f"of recurra.cells"
         ) from error
     except ValueError as error:
-        raise CellError(f"cell '{function.__name__}': {error}; check that every unpacking names each gate once") from error
+        raise CellError(
+            f"cell '{function.__name__}': {error}; check that every unpacking names each gate once"
+        ) from error
     finally:
         sys.setprofile(earlier)
     return returned, variables
@@ -307,7 +332,9 @@ def _sort_results(name: str, states: tuple[StateSpec, ...], returned: Any) -> tu
     outputs = [v.value for v in values if isinstance(v, OutputMark)]
     nexts = [v for v in values if not isinstance(v, OutputMark)]
     if len(outputs) > 1:
-        raise CellError(f"cell '{name}' returns {len(outputs)} outputs; expected one at most: join them by a projection")
+        raise CellError(
+            f"cell '{name}' returns {len(outputs)} outputs; expected one at most: join them by a projection"
+        )
     if len(nexts) != len(states):
         raise CellError(
             f"cell '{name}' returns {len(nexts)} next states; expected {len(states)}, one for each of "
@@ -315,7 +342,9 @@ def _sort_results(name: str, states: tuple[StateSpec, ...], returned: Any) -> tu
         )
     for state, value in zip(states, nexts, strict=True):
         if not isinstance(value, Symbol):
-            raise CellError(f"cell '{name}': the next state '{state.name}' is {type(value).__name__}; expected a value of the cell")
+            raise CellError(
+                f"cell '{name}': the next state '{state.name}' is {type(value).__name__}; expected a value of the cell"
+            )
         if value.width != state.width:
             raise CellError(
                 f"cell '{name}': the next state '{state.name}' has width {value.width}; expected {state.width}: "
@@ -331,9 +360,12 @@ def _check_all_used(program: Program) -> None:
     read = {(program.nodes[i].operation, program.nodes[i].attribute) for i in program.live}
     for k, parameter in enumerate(program.parameters):
         if ("parameter", k) not in read:
-            raise CellError(f"cell '{program.name}': the parameter '{parameter.name}' is never used; use it, or leave it out")
+            raise CellError(
+                f"cell '{program.name}': the parameter '{parameter.name}' is never used; use it, or leave it out"
+            )
     for k, state in enumerate(program.states):
         if ("state", k) not in read:
             raise CellError(
-                f"cell '{program.name}': the state '{state.name}' is never used; use it, or leave it out and return its value with output(...)"
+                f"cell '{program.name}': the state '{state.name}' is never used; use it, or leave it out and "
+                f"return its value with output(...)"
             )

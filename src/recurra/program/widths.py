@@ -73,7 +73,8 @@ PARAMETER_KINDS = ("input", "recurrent", "diagonal", "bias", "matrix")
 class ParameterSpec:
     """One parameter of a cell.
 
-    `initial` holds one constant a gate, for vectors. `forget` and `input` say which gate keeps and which gate writes; initialisers
+    `initial` holds one constant a gate, for vectors. `forget` and `input` say which gate keeps and which gate
+    writes; initialisers
     of forget-gate biases read them.
     """
 
@@ -87,10 +88,13 @@ class ParameterSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in PARAMETER_KINDS:
-            raise CellError(f"parameter '{self.name}' has kind '{self.kind}'; expected one of {', '.join(PARAMETER_KINDS)}")
+            raise CellError(
+                f"parameter '{self.name}' has kind '{self.kind}'; expected one of {', '.join(PARAMETER_KINDS)}"
+            )
         if len(self.initial) != self.gates:
             raise CellError(
-                f"parameter '{self.name}' has {self.gates} gates but {len(self.initial)} initial values; give one a gate"
+                f"parameter '{self.name}' has {self.gates} gates but {len(self.initial)} initial values; give "
+                f"one a gate"
             )
         for role, gate in (("forget", self.forget), ("input", self.input)):
             if gate is not None and not 0 <= gate < self.gates:
