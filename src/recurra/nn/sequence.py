@@ -15,6 +15,9 @@ def reverse(x: Tensor, lengths: Tensor | None = None) -> Tensor:
     """x (batch, time, ...) with the valid part of each row reversed in time; padding stays where it is."""
     if lengths is None:
         return x.flip(1)
-    steps = torch.arange(x.shape[1], device=x.device)
-    order = torch.where(valid_steps(lengths, x.shape[1]), lengths[:, None] - 1 - steps, steps)
-    return x.gather(1, order.view(*order.shape, *(1 for _ in x.shape[2:])).expand(x.shape))
+    batch, time = x.shape[:2]
+    steps = torch.arange(time, device=x.device)
+    order = torch.where(valid_steps(lengths, time), lengths[:, None] - 1 - steps, steps)
+    # whole rows of features are copied, several times faster than gathering element by element
+    rows = order + time * torch.arange(batch, device=x.device)[:, None]
+    return x.flatten(0, 1).index_select(0, rows.flatten()).view(x.shape)
