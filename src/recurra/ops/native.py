@@ -156,7 +156,7 @@ def forward(call: Call, keep_tape: bool) -> tuple[Tensor, list[Tensor], Tensor]:
 def backward(
     call: Call, tape: Tensor, grad_y: Tensor | None, grad_final: Sequence[Tensor | None], wanted: Sequence[bool]
 ) -> list[Tensor]:
-    """The cotangents of x, elapsed, each state and each core parameter, in this order; empty where `wanted` is false."""
+    """The cotangents of x, elapsed, each state and each core parameter, in this order; empty where not wanted."""
     check(call)
     plan = plan_of(call.program, "backward", columns_of(call.x, call.states, call.core))
     _check_cotangents(plan, call, tape, grad_y, grad_final)

@@ -112,7 +112,7 @@ def _say(reason: str) -> None:
         Choice.said = Choice.said | {reason}
         message = f"recurra runs on its plain-torch reference, which is many times slower, because {reason}"
         _log.warning(message)
-        warnings.warn(message, RecurraBackendWarning, stacklevel=5)
+        warnings.warn(message, RecurraBackendWarning, stacklevel=4)
 
 
 @dataclass(frozen=True, slots=True)
