@@ -18,6 +18,15 @@ _fitting: set[tuple[object, ...]] = set()
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+def check_tensors(*values: object) -> None:
+    """Raises ShapeError for what is neither a tensor nor None."""
+    for value in values:
+        if value is not None and not isinstance(value, Tensor):
+            raise ShapeError(
+                f"got a {type(value).__name__}", expected="tensors", advice="Convert it with torch.as_tensor(...)"
+            )
+
+
 def check_scan(
     program: Program,
     x: Tensor,
@@ -28,7 +37,6 @@ def check_scan(
     elapsed: Tensor | None,
 ) -> None:
     """Raises ShapeError or ArgumentError unless the arguments of a scan fit its program and one another."""
-    _check_tensors(x, *states, *parameters, lengths, reset, elapsed)
     if x.dim() != 3:
         advice = "For one sequence use x[None]; for one step use step()" if x.dim() == 2 else ""
         raise ShapeError(f"x has shape {_show(x)}", expected="(batch, time, features)", advice=advice)
@@ -51,7 +59,6 @@ def check_step(
     program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], elapsed: Tensor | None
 ) -> None:
     """Raises ShapeError or ArgumentError unless the arguments of a step fit its program and one another."""
-    _check_tensors(x, *states, *parameters, elapsed)
     if x.dim() != 2:
         raise ShapeError(
             f"x has shape {_show(x)}", expected="(batch, features)", advice="A step takes no time dimension"
@@ -163,14 +170,6 @@ def _check_elapsed(
         raise ArgumentError(f"the cell '{program.name}' does not read elapsed", advice="Leave elapsed= out")
     _check_like("elapsed", elapsed, x)
     _check_shape("elapsed", elapsed, shape, description)
-
-
-def _check_tensors(*values: Tensor | None) -> None:
-    for value in values:
-        if value is not None and not isinstance(value, Tensor):
-            raise ShapeError(
-                f"got a {type(value).__name__}", expected="tensors", advice="Convert it with torch.as_tensor(...)"
-            )
 
 
 def _show(tensor: Tensor) -> tuple[int, ...]:

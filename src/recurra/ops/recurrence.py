@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recurra.ops import reference
-from recurra.ops.arguments import check_lengths, check_scan, check_step
+from recurra.ops.arguments import check_lengths, check_scan, check_step, check_tensors
 from recurra.ops.autograd import scan_op
 from recurra.ops.select import constant_while_tracing, reference_reason, transform_reason
 from recurra.ops.stepping import prepare, quick_step
@@ -40,12 +40,15 @@ def scan(
     Raises ShapeError or ArgumentError when the arguments do not fit, and BackendUnavailable where `backend("native")`
     cannot be met.
     """
+    # while torch.compile or torch.export traces, the op checks
+    traced = torch.compiler.is_compiling()
+    if not traced:
+        check_tensors(x, *states, *parameters, lengths, reset, elapsed)
     if torch.is_autocast_enabled(x.device.type):
         x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
         with torch.autocast(x.device.type, enabled=False):
             return scan(program, x, states, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
-    # while torch.compile or torch.export traces, the op checks
-    if not torch.compiler.is_compiling():
+    if not traced:
         check_scan(program, x, states, parameters, lengths, reset, elapsed)
         if lengths is not None and not transform_reason():
             check_lengths(lengths, x.shape[1])
@@ -104,6 +107,7 @@ def step(
         result = quick_step(program, x, states, parameters, elapsed)
         if result is not None:
             return result
+        check_tensors(x, *states, *parameters, elapsed)
         check_step(program, x, states, parameters, elapsed)
         prepare(program, x, states, parameters, elapsed)
     y, after = scan(program, x[:, None], states, parameters, elapsed=None if elapsed is None else elapsed[:, None])

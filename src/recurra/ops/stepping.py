@@ -85,12 +85,15 @@ def _make(
     forward, item_size, batch, stride = plan.forward, native.DTYPES[x.dtype], x.shape[0], x.stride(0)
     columns, uses_elapsed = plan.output_columns, elapsed is not None
     # torch.empty_like takes half the time of x.new_empty
+    state_count, parameter_count = len(states), len(parameters)
     alike = [k for k, s in enumerate(states) if s.shape == (batch, columns)]
     model = alike[0] if alike else -1
 
     def step(
         x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], elapsed: Tensor | None
     ) -> Result | None:
+        if len(states) != state_count or len(parameters) != parameter_count:
+            return None
         if uses_elapsed:
             if elapsed is None or not same(x, elapsed, *states, *parameters):
                 return None
