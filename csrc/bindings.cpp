@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 
+#include "arena.hpp"
 #include "dispatch.hpp"
 #include "plan.hpp"
 
@@ -182,6 +183,11 @@ NB_MODULE(_engine, m) {
            nb::arg("grad_x_batch_stride"), nb::arg("grad_x_time_stride"), nb::arg("grad_elapsed"),
            nb::arg("grad_elapsed_batch_stride"), nb::arg("grad_elapsed_time_stride"), nb::arg("grad_initial"),
            nb::arg("grad_parameters"));
+  m.def("lease", [](std::size_t size) {
+    auto* lease = new recurra::Lease(size);
+    const nb::capsule owner(lease, [](void* p) noexcept { delete static_cast<recurra::Lease*>(p); });
+    return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(lease->data(), {size}, owner);
+  }, nb::arg("size"), "Bytes of work memory, not initialised; they go back to the engine when the array is freed.");
   m.def("isa", [] { return recurra::engine().name; }, "The instruction set that runs: RECURRA_ISA, else the best.");
   m.def("available_isas", recurra::available_isas, "Instruction sets of this build that this processor has, best first.");
   m.def("peak_flops", [](int item_size, int threads, double seconds) {

@@ -58,6 +58,14 @@ def peak_flops(item_size: int, threads: int, seconds: float) -> float:
     return _engine().peak_flops(item_size, threads, seconds)
 
 
+def lease(size: int) -> np.ndarray:
+    """`size` bytes of work memory, not initialised, which the engine gets back when the array is freed.
+
+    Fresh memory costs time for every page; what comes back is used again. Raises BackendUnavailable without an engine.
+    """
+    return _engine().lease(size)
+
+
 def plan(key: Hashable, compile: Callable[[], Code]) -> Any:
     """The engine's plan for `key`, compiled and verified at the first call.
 

@@ -18,6 +18,8 @@ from recurra.program.compile import compile_plan
 DTYPES = {torch.float32: 4, torch.float64: 8}
 """The dtypes that the engine computes in, with the bytes of an element."""
 
+_LEAST_LEASE = 1 << 20
+
 
 class Call(NamedTuple):
     """The arguments of a scan as the op takes them: the program as JSON, and the values of its core parameters."""
@@ -134,6 +136,14 @@ def _addresses(values: Sequence[Tensor | None]) -> list[int]:
     return [0 if v is None else v.data_ptr() for v in values]
 
 
+def _new_tape(x: Tensor, count: int) -> Tensor:
+    size = count * DTYPES[x.dtype]
+    # a small one comes cheaper from torch; and torch is to fill it where it fills uninitialised memory
+    if size < _LEAST_LEASE or torch.are_deterministic_algorithms_enabled():
+        return x.new_empty((count,))
+    return torch.from_numpy(engine.lease(size)).view(x.dtype)
+
+
 def forward(call: Call, keep_tape: bool) -> tuple[Tensor, list[Tensor], Tensor]:
     """The outputs, the final states, and the tape that the backward pass reads (empty unless kept)."""
     check(call)
@@ -143,7 +153,7 @@ def forward(call: Call, keep_tape: bool) -> tuple[Tensor, list[Tensor], Tensor]:
     batch, time = x.shape[0], x.shape[1]
     y = x.new_empty((batch, time, plan.output_columns))
     final = [torch.empty_like(s) for s in states]
-    tape = x.new_empty((batch * time * plan.tape_columns,))
+    tape = _new_tape(x, batch * time * plan.tape_columns)
     plan.forward(
         DTYPES[x.dtype], batch, time, torch.get_num_threads(),
         *_strided(x), *_strided(y), *_strided(elapsed),
