@@ -19,8 +19,10 @@ constexpr int panels_at_once(long rows) { return rows == 1 ? 4 : rows <= 3 ? 2 :
 #else
 constexpr int panels_at_once(long rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 #endif
-// The dot products that run side by side when a row-major matrix is used as it is.
+// When a row-major matrix is used as it is: the dot products of a group, and the chains of each. A cache set has 8
+// lines: 16 rows of 1024 floats, read side by side, evict each other.
 constexpr int dot_group = vector_bytes == 64 ? 16 : 8;
+constexpr int dot_chains = vector_bytes == 64 ? 2 : 1;
 
 RECURRA_INLINE long smaller(long a, long b) { return a < b ? a : b; }
 RECURRA_INLINE long larger(long a, long b) { return a > b ? a : b; }
@@ -270,13 +272,12 @@ template <class T> struct Product {
     const T* m;  // the first of the matrix rows
     long stride, column, count;
   };
-  // c[r][column + j] = (init or 0) + a[r] . row j of m, for `count` <= dot_group rows of m. Lane by lane in one chain,
-  // then over the lanes.
+  // c[r][column + j] = (init or 0) + a[r] . row j of m, for `count` <= dot_group rows of m. Vector i of k goes to chain
+  // i % dot_chains, those left over to the first; then the chains are summed, and then their lanes.
   template <int R> static void dots(const Dots& d, const T* const* a, const T* const* init, T* const* c) {
-    constexpr int C = R == 1 ? dot_group : dot_group / 2;
+    constexpr int C = (R == 1 ? dot_group : dot_group / 2) / dot_chains;
     Vector sum[R][dot_group];
     if (d.count == dot_group) {
-#pragma GCC unroll 2
       for (int j = 0; j < dot_group; j += C) lane_sums<R, C>(d, j, a, sum);
     } else {
       for (int j = 0; j < d.count; ++j) lane_sums<R, 1>(d, j, a, sum);
@@ -294,40 +295,49 @@ template <class T> struct Product {
   }
   template <int R, int C>
   static RECURRA_INLINE void lane_sums(const Dots& d, int first, const T* const* a, Vector (&result)[R][dot_group]) {
-    Vector sum[R][C];
+    constexpr int A = dot_chains;
+    Vector sum[R][C][A];
     const T *rows[R], *m = d.m + first * d.stride;
     const long stride = d.stride, k = d.k;
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       rows[r] = a[r];
 #pragma GCC unroll 16
-      for (int j = 0; j < C; ++j) sum[r][j] = Vector(T(0));
+      for (int j = 0; j < C; ++j)
+#pragma GCC unroll 4
+        for (int h = 0; h < A; ++h) sum[r][j][h] = Vector(T(0));
     }
     long i = 0;
-    for (; i + V <= k; i += V) {
-      Vector factor[R];
+    for (; i + A * V <= k; i += A * V) {
+      Vector factor[R][A];
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) factor[r] = Vector::load(rows[r] + i);
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int h = 0; h < A; ++h) factor[r][h] = Vector::load(rows[r] + i + h * V);
 #pragma GCC unroll 16
       for (int j = 0; j < C; ++j) {
-        Vector other = Vector::load(m + j * stride + i);
-        if constexpr (R > 1) other = in_register(other);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; ++r) sum[r][j] = fma_(factor[r], other, sum[r][j]);
+        for (int h = 0; h < A; ++h) {
+          Vector other = Vector::load(m + j * stride + i + h * V);
+          if constexpr (R > 1) other = in_register(other);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; ++r) sum[r][j][h] = fma_(factor[r][h], other, sum[r][j][h]);
+        }
       }
     }
-    if (i < k) {
+    for (; i < k; i += V) {
+      const long n = smaller(V, k - i);
       for (int r = 0; r < R; ++r) {
-        const Vector factor = Vector::load_partial(rows[r] + i, k - i);
+        const Vector factor = Tile<T>::load_last(rows[r] + i, n);
 #pragma GCC unroll 16
         for (int j = 0; j < C; ++j)
-          sum[r][j] = fma_(factor, Vector::load_partial(m + j * stride + i, k - i), sum[r][j]);
+          sum[r][j][0] = fma_(factor, Tile<T>::load_last(m + j * stride + i, n), sum[r][j][0]);
       }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
-      for (int j = 0; j < C; ++j) result[r][first + j] = sum[r][j];
+      for (int j = 0; j < C; ++j) result[r][first + j] = A == 1 ? sum[r][j][0] : sum[r][j][0] + sum[r][j][A - 1];
   }
   // Lane j is the sum of the lanes of sum[j].
   static RECURRA_INLINE Vector sum_lanes(const Vector* sum) {
