@@ -100,9 +100,9 @@ template <class T> static void test_mod() {
 
 #define ON_VECTORS(name) [](Vec<T> v) __attribute__((always_inline)) { return name(v); }
 
-template <class T> static void test_math(const char* type) {
+template <class T> static void test_math(const char* type, long count) {
   using W = Wide<T>;
-  const std::vector<T> x = points<T>(1000000);
+  const std::vector<T> x = points<T>(count);
   sweep(type, "exp", x, 4, ON_VECTORS(exp_), [](W v) { return std::exp(v); });
   sweep(type, "sigmoid", x, 4, ON_VECTORS(sigmoid_), [](W v) {
     const W e = std::exp(-std::fabs(v));
