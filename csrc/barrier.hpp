@@ -10,6 +10,9 @@ namespace RECURRA_ISA {
 
 class Barrier {
  public:
+  // Of more threads than there are processors, one that spins keeps another from arriving.
+  void expect(int threads, int processors) { most_spins_ = threads <= processors ? 2000 : 0; }
+
   void wait(int threads) {
     if (threads == 1) return;
     const unsigned generation = generation_.load(std::memory_order_relaxed);
@@ -19,7 +22,7 @@ class Barrier {
       return;
     }
     for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; ++spins) {
-      if (spins < most_spins)
+      if (spins < most_spins_)
         pause();
       else
         sched_yield();
@@ -27,13 +30,13 @@ class Barrier {
   }
 
  private:
-  static constexpr int most_spins = 2000;
   static void pause() {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
 #endif
   }
 
+  int most_spins_ = 0;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<unsigned> generation_{0};
 };

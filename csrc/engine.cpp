@@ -245,6 +245,7 @@ template <class T> void run_as(const Plan& plan, const Arguments& call) {
     Runner<T>(problem, 0, 1).run();
     return;
   }
+  problem.barrier.expect(problem.threads, omp_get_num_procs());
 #pragma omp parallel num_threads(problem.threads)
   Runner<T>(problem, omp_get_thread_num(), omp_get_num_threads()).run();
 }

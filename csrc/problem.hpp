@@ -74,7 +74,7 @@ template <class T> struct Problem {
 
   long total_rows = 0;           // the sum of the lengths
   long* order = nullptr;         // sorted row -> row of the caller; null: the same
-  long* length = nullptr;        // of each sorted row
+  long *length = nullptr, *given = nullptr;  // of each sorted row, of each row of the caller
   long *active = nullptr, *start = nullptr;  // of each step: rows not yet ended, and rows of the steps before
   unsigned char* reset_at = nullptr;         // is any row reset before this step? null: none ever
   long chunk_steps = 1;
@@ -110,12 +110,14 @@ template <class T> struct Problem {
     return columns;
   }
 
-  // By shape alone, for the gradients of weights are summed chunk by chunk.
+  // By shape alone, for the gradients of weights are summed chunk by chunk. They are read and written once a chunk, which
+  // is worth its while from some hundred rows on.
   void choose_chunk() {
-    constexpr long chunk_bytes = 512 << 10, most_rows = 4096;
-    const long rows = larger(batch, 1);
+    constexpr long most_rows = 4096, gradient_rows = 256;
+    const long bytes = backward() ? 1 << 20 : 512 << 10, rows = larger(batch, 1);
     const long step_bytes = product_of(rows, larger(chunk_columns(), 1) * static_cast<long>(sizeof(T)));
-    chunk_steps = smaller(larger(1, chunk_bytes / step_bytes), larger(1, most_rows / rows));
+    const long least = backward() ? (gradient_rows + rows - 1) / rows : 1;
+    chunk_steps = larger(least, smaller(bytes / step_bytes, most_rows / rows));
     chunk_steps = larger(1, smaller(chunk_steps, time));
   }
 
@@ -128,6 +130,7 @@ template <class T> struct Problem {
   void lay_out(Carver& carver) {
     if (call.lengths) {
       order = carver.take<long>(batch);
+      given = carver.take<long>(batch);
     }
     length = carver.take<long>(batch);
     active = carver.take<long>(time + 2);
@@ -216,8 +219,10 @@ template <class T> struct Problem {
     } else {
       bool sorted = true;
       for (long b = 0; b < batch; ++b) {
-        ++active[call.lengths[b]];
-        sorted = sorted && (b == 0 || call.lengths[b] <= call.lengths[b - 1]);
+        // A copy within bounds: whatever another thread does to the caller's lengths, no row leaves its buffer.
+        given[b] = larger(0, smaller(call.lengths[b], time));
+        ++active[given[b]];
+        sorted = sorted && (b == 0 || given[b] <= given[b - 1]);
       }
       long longer = 0;
       for (long t = time; t >= 0; --t) {
@@ -226,9 +231,9 @@ template <class T> struct Problem {
         longer += here;
       }
       for (long b = 0; b < batch; ++b) {
-        const long place = active[call.lengths[b]]++;
+        const long place = active[given[b]]++;
         order[place] = b;
-        length[place] = call.lengths[b];
+        length[place] = given[b];
       }
       // Each entry has moved to the end of its rows, which is the number of rows longer than t - 1.
       for (long t = 0; t < time; ++t) active[t] = active[t + 1];

@@ -329,6 +329,28 @@ def test_a_forked_child_runs():
     assert done.stdout.split() == ["ok"]
 
 
+POOL = """
+import sys
+first, second = sys.argv[1:]
+__import__(first)
+__import__(second)
+import torch
+from recurra import _engine
+torch.set_num_threads(2)
+torch.ones(2000, 2000).add_(1)
+_engine.peak_flops(4, 2, 0.01)
+loaded = {line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line}
+assert len(loaded) == 1, loaded
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+@pytest.mark.parametrize("order", [("torch", "recurra._engine"), ("recurra._engine", "torch")], ids="-".join)
+def test_torch_and_the_engine_share_one_pool_of_threads(order):
+    done = subprocess.run([sys.executable, "-c", POOL, *order], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def test_python_threads_run_at_once():
     rng = np.random.default_rng(7)
     jobs = []
