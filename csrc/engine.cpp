@@ -204,7 +204,7 @@ constexpr long direct_rows = 16;           // up to here, packing a matrix costs
 // Nanoseconds that a thread takes for its part of a step of the loop: `rows` rows by `part` of the columns. The weights
 // come from the second cache once for each tile of rows, from the third when they do not fit there.
 template <class T> double step_time(const Plan& plan, double rows, double part) {
-  constexpr double operations = 400.0 / sizeof(T), second_cache = 768 << 10, near = 40, far = 16;
+  constexpr double operations = 400.0 / sizeof(T), second_cache = 768 << 10, near = 65, far = 30;
   double weights = 0;
   for (const Phase& phase : plan.sections[section_loop])
     if (phase.type == PhaseType::product)
@@ -216,6 +216,8 @@ template <class T> double step_time(const Plan& plan, double rows, double part) 
 
 template <class T> void choose_split(Problem<T>& p) {
   constexpr double meeting = 300;  // nanoseconds that threads lose at a barrier
+  // Where other processes compete for the processors, threads that meet at every step lose far more: it has to be worth it.
+  constexpr double advantage = 0.75;
   p.threads = static_cast<int>(smaller(p.threads, 256));
   const double rows = static_cast<double>(p.batch) * static_cast<double>(p.time);
   if (settings.split == Split::automatic && rows * p.plan.row_cost < serial_operations) p.threads = 1;
@@ -225,7 +227,8 @@ template <class T> void choose_split(Problem<T>& p) {
   const double by_rows = step_time<T>(p.plan, share, 1);
   const double meetings = meeting * static_cast<double>(p.plan.sections[section_loop].size());
   const double by_columns = step_time<T>(p.plan, static_cast<double>(p.batch), 1.0 / p.threads) + meetings;
-  p.columns_split = settings.split == Split::columns || (settings.split == Split::automatic && by_columns < by_rows);
+  p.columns_split = settings.split == Split::columns ||
+      (settings.split == Split::automatic && by_columns < advantage * by_rows);
 }
 
 template <class T> void run_as(const Plan& plan, const Arguments& call) {
