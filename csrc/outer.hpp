@@ -28,21 +28,19 @@ template <class T> struct Outer {
 
   static void accumulate(long rows, const T* const* a, long i_begin, long i_end, const T* packed_b, long nb, T* g,
                          long ldg) {
-    alignas(64) T block[block_rows * block_columns];
+    alignas(64) T block[block_rows * block_columns + V];
     for (long first = 0; first < rows; first += block_rows) {
       const long height = smaller(block_rows, rows - first);
       for (long i = i_begin; i < i_end; i += block_columns) {
         const long columns = smaller(block_columns, i_end - i);
-        copy_block(height, a + first, i, columns, block);
+        pack_block(height, a + first, i, columns, block);
         for (long index = 0; index < panels(nb); ++index) {
           const long begin = index * panel, stride = Product<T>::width(nb, index),
                      lanes = smaller(panel, nb - begin) - (stride - V);
           const Operands o = {height, packed_b + begin * rows + first * stride, stride, 0, begin, lanes};
-          const long tiles = (columns + tile_rows - 1) / tile_rows;
-          for (long tile = 0; tile < tiles; ++tile) {
-            const long top = columns * tile / tiles, bottom = columns * (tile + 1) / tiles;
-            find_tile<GradientTile>(bottom - top, stride / V)(o, block + top, g + (i + top) * ldg, ldg);
-          }
+          for (long top = 0; top < columns; top += tile_rows)
+            find_tile<GradientTile>(smaller(tile_rows, columns - top), stride / V)(o, block + top * height,
+                                                                                   g + (i + top) * ldg, ldg);
         }
       }
     }
@@ -50,13 +48,23 @@ template <class T> struct Outer {
 
  private:
   using Operands = typename Tile<T>::Operands;
-  // A block of a is copied to where its rows lie close together: in their own memory they are a power of two apart as
-  // often as not, and evict each other from the cache.
-  static constexpr long block_rows = 256, block_columns = 8 * tile_rows;
+  // Rows that are taken at a time: a panel of b then stays in the first cache while all tiles of a block pass it.
+  static constexpr long block_rows = smaller(256, (24 << 10) / (panel * long(sizeof(T))));
+  static constexpr long block_columns = 8 * tile_rows;
 
-  static void copy_block(long rows, const T* const* a, long begin, long columns, T* block) {
-    for (long r = 0; r < rows; ++r)
-      Product<T>::copy(a[r] + begin, columns, block + r * block_columns, (columns + V - 1) / V * V);
+  // A block of a as its tiles read it: [tile][row][tile_rows]. In their own memory the rows are a power of two apart as
+  // often as not, and evict each other from the cache.
+  static void pack_block(long rows, const T* const* a, long begin, long columns, T* block) {
+    for (long top = 0; top < columns; top += tile_rows) {
+      T* out = block + top * rows;
+      const long count = smaller(tile_rows, columns - top);
+      // What a whole vector brings too much is overwritten by the next row.
+      if (V >= tile_rows && top + V <= columns)
+        for (long r = 0; r < rows; ++r, out += tile_rows) Vector::store(out, Vector::load(a[r] + begin + top));
+      else
+        for (long r = 0; r < rows; ++r, out += tile_rows)
+          for (long i = 0; i < count; ++i) out[i] = a[r][begin + top + i];
+    }
   }
 
   template <int R, int W> struct GradientTile {
@@ -65,7 +73,7 @@ template <class T> struct Outer {
       const T* init[R];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) init[r] = rows[r] = g + r * ldg;
-      Tile<T>::template run<R, 1, W, true>(o, typename Tile<T>::ColumnFactors{a, block_columns}, init, rows);
+      Tile<T>::template run<R, 1, W, true>(o, typename Tile<T>::ColumnFactors{a, tile_rows}, init, rows);
     }
   };
 };

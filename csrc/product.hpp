@@ -24,8 +24,8 @@ constexpr int panels_at_once(long rows) { return rows == 1 ? 4 : rows == 2 ? 2 :
 constexpr int dot_group = vector_bytes == 64 ? 16 : 8;
 constexpr int dot_chains = vector_bytes == 64 ? 2 : 1;
 
-RECURRA_INLINE long smaller(long a, long b) { return a < b ? a : b; }
-RECURRA_INLINE long larger(long a, long b) { return a > b ? a : b; }
+constexpr RECURRA_INLINE long smaller(long a, long b) { return a < b ? a : b; }
+constexpr RECURRA_INLINE long larger(long a, long b) { return a > b ? a : b; }
 
 template <class T> struct Tile {
   using Vector = Vec<T>;
@@ -37,6 +37,7 @@ template <class T> struct Tile {
     long k_stride, panel_stride;
     long column;      // first column of the tile in the rows of init and c; the panels' columns follow each other there
     long last_lanes;  // lanes in use of the last vector
+    long a_begin = 0; // where the factors begin in their rows
   };
   // Where the factor of row r and summand i is read.
   template <int R> struct RowFactors {
@@ -131,6 +132,10 @@ template <class T> struct Product {
   static constexpr long V = Vector::V;
   static constexpr long panel = tile_vectors * V;
 
+  // As many summands of a panel as the first cache holds beside the rows; where there are 32 registers, tiles are so wide
+  // that the second cache keeps up with them.
+  static constexpr long panel_depth = (vector_bytes == 64 ? 64 << 10 : 16 << 10) / (panel * long(sizeof(T)));
+
   static long panels(long n) { return (n + panel - 1) / panel; }
   static long packed_size(long n, long k) { return (n + V - 1) / V * V * k; }
   // The width of a panel in memory: the last one holds only the vectors that it needs.
@@ -166,15 +171,21 @@ template <class T> struct Product {
                       const T* const* init, T* const* c, long panel_begin, long panel_end) {
     if (rows <= 0) return;
     const long tiles = (rows + tile_rows - 1) / tile_rows, whole_panels = smaller(panel_end, n / panel);
+    // While several tiles of rows pass a panel, it is to stay in the first cache. A chain goes on from what it stored.
+    const long depth = tiles == 1 ? larger(1, segment_k) : panel_depth;
     for (long index = panel_begin, count; index < panel_end; index += count) {
       count = rows <= 3 && index + panels_at_once(rows) <= whole_panels ? panels_at_once(rows) : 1;
       const long begin = index * panel, stride = width(n, index), lanes = smaller(panel, n - begin) - (stride - V);
-      const Operands o = {segment_k, packed + begin * k + k_begin * stride, stride, panel * k, begin, lanes};
-      for (long tile = 0; tile < tiles; ++tile) {
-        // Tiles of nearly equal height: 8 rows are 4 + 4, for 6 + 2 would leave the second too few chains.
-        const long first = rows * tile / tiles, height = rows * (tile + 1) / tiles - first;
-        const auto run = count > 1 ? wide_tile(height) : find_tile<PackedTile>(height, stride / V);
-        run(o, a + first, init ? init + first : nullptr, c + first);
+      for (long i = 0; i < segment_k || i == 0; i += depth) {
+        const T* b = packed + begin * k + (k_begin + i) * stride;
+        const Operands o = {smaller(depth, segment_k - i), b, stride, panel * k, begin, lanes, i};
+        const T* const* from = i == 0 ? init : c;
+        for (long tile = 0; tile < tiles; ++tile) {
+          // Tiles of nearly equal height: 8 rows are 4 + 4, for 6 + 2 would leave the second too few chains.
+          const long first = rows * tile / tiles, height = rows * (tile + 1) / tiles - first;
+          const auto run = count > 1 ? wide_tile(height) : find_tile<PackedTile>(height, stride / V);
+          run(o, a + first, from ? from + first : nullptr, c + first);
+        }
       }
     }
   }
@@ -213,7 +224,7 @@ template <class T> struct Product {
   static void tile(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
     typename Tile<T>::template RowFactors<R> factors;
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) factors.rows[r] = a[r];
+    for (int r = 0; r < R; ++r) factors.rows[r] = a[r] + o.a_begin;
     Tile<T>::template run<R, P, W, whole_b>(o, factors, init, c);
   }
   template <int R, int W> struct PackedTile {
