@@ -22,7 +22,8 @@ TORCH_SCRIPTS = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
 
 # Batch, time, input, hidden: single ones, odd ones, and those at the ends of a vector register.
 SHAPES = [
-    (1, 1, 1, 1), (1, 17, 3, 3), (2, 2, 33, 17), (5, 17, 1, 64), (2, 17, 33, 65), (5, 1, 3, 65), (5, 2, 33, 3), (1, 2, 3, 64),
+    (1, 1, 1, 1), (1, 17, 3, 3), (2, 2, 33, 17), (5, 17, 1, 64),
+    (2, 17, 33, 65), (5, 1, 3, 65), (5, 2, 33, 3), (1, 2, 3, 64),
 ]  # fmt: skip
 
 

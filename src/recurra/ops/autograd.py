@@ -27,8 +27,24 @@ _BATCHED = torch._C._dispatch_key_parse("Batched")
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
-@torch.library.custom_op("recurra::scan", mutates_args=())
-def scan_op(
+# Not torch.library.custom_op: its ops import the whole compiler at their first call, which takes seconds.
+_LIBRARY = torch.library.Library("recurra", "DEF")
+_LIBRARY.define(
+    "scan(Tensor x, Tensor[] states, Tensor[] parameters, Tensor? lengths, Tensor? reset, Tensor? elapsed, "
+    "str program, bool keep_tape) -> (Tensor, Tensor[], Tensor)",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+_LIBRARY.define(
+    "scan_backward(Tensor? grad_y, Tensor?[] grad_final, Tensor x, Tensor[] states, Tensor[] parameters, "
+    "Tensor? lengths, Tensor? reset, Tensor? elapsed, Tensor tape, str program, bool[] wanted) -> Tensor[]",
+    tags=torch.Tag.pt2_compliant_tag,
+)
+scan_op = torch.ops.recurra.scan.default
+scan_backward_op = torch.ops.recurra.scan_backward.default
+
+
+@torch.library.impl("recurra::scan", "default", lib=_LIBRARY)
+def _scan(
     x: Tensor,
     states: Sequence[Tensor],
     parameters: Sequence[Tensor],
@@ -49,8 +65,8 @@ def scan_op(
     return native.forward(Call(program, x, states, parameters, lengths, reset, elapsed), keep_tape)
 
 
-@torch.library.custom_op("recurra::scan_backward", mutates_args=())
-def scan_backward_op(  # noqa: PLR0913 - the schema of an op is flat
+@torch.library.impl("recurra::scan_backward", "default", lib=_LIBRARY)
+def _scan_backward(  # noqa: PLR0913 - the schema of an op is flat
     grad_y: Tensor | None,
     grad_final: Sequence[Tensor | None],
     x: Tensor,
@@ -71,7 +87,7 @@ def scan_backward_op(  # noqa: PLR0913 - the schema of an op is flat
     return native.backward(call, tape, grad_y, grad_final, wanted)
 
 
-@scan_op.register_fake
+@torch.library.register_fake("recurra::scan", lib=_LIBRARY)
 def _(
     x: Tensor,
     states: Sequence[Tensor],
@@ -100,7 +116,7 @@ def _concrete(columns: Columns) -> Columns:
     return Columns(int(x), tuple(int(c) for c in states), tuple(tuple(int(c) for c in shape) for shape in core))
 
 
-@scan_backward_op.register_fake
+@torch.library.register_fake("recurra::scan_backward", lib=_LIBRARY)
 def _(  # noqa: PLR0913 - the schema of an op is flat
     grad_y: Tensor | None,
     grad_final: Sequence[Tensor | None],
@@ -190,6 +206,6 @@ def _reference_gradients(
     return [next(found) if want and v is not None else None for v, want in zip(own, wanted, strict=True)]
 
 
-scan_op.register_autograd(_backward, setup_context=_setup_context)
+torch.library.register_autograd("recurra::scan", _backward, setup_context=_setup_context, lib=_LIBRARY)
 for _device in _AUTOCAST_DEVICES:
-    scan_op.register_autocast(_device, torch.float32)
+    torch.library.register_autocast("recurra::scan", _device, torch.float32, lib=_LIBRARY)

@@ -10,8 +10,9 @@ from torch import Tensor
 from recurra.ops import reference
 from recurra.ops.arguments import check_lengths, check_scan, check_step, check_tensors
 from recurra.ops.autograd import scan_op
-from recurra.ops.select import constant_while_tracing, reference_reason, transform_reason
+from recurra.ops.select import reference_reason, transform_reason
 from recurra.ops.stepping import prepare, quick_step
+from recurra.ops.tracing import constant_while_tracing
 from recurra.program import Program
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling

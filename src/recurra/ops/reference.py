@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from recurra.ops.tracing import constant_while_tracing
 from recurra.program import Program
 from recurra.program.graph import Node, ancestors, descendants
 from recurra.program.operations import TABLE
@@ -48,10 +49,13 @@ def _leaves(program: Program, operations: Iterable[str]) -> list[int]:
 
 
 def _constants(program: Program, like: Tensor) -> Values:
-    return {
-        i: torch.tensor(program.nodes[i].attribute, dtype=like.dtype, device=like.device)
-        for i in _leaves(program, ("constant",))
-    }
+    return {i: torch.tensor(value, dtype=like.dtype, device=like.device) for i, value in _numbers(program)}
+
+
+# the compiler would take a number that it reads from an object for one that changes, and start over when it does not
+@constant_while_tracing
+def _numbers(program: Program) -> tuple[tuple[int, float], ...]:
+    return tuple((i, program.nodes[i].attribute) for i in _leaves(program, ("constant",)))
 
 
 def core_values(program: Program, parameters: Sequence[Tensor]) -> list[Tensor]:

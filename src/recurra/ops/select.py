@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch.autograd import forward_ad
 from recurra import engine
 from recurra.errors import ArgumentError, BackendUnavailable
 from recurra.ops.native import DTYPES
+from recurra.ops.tracing import constant_while_tracing
 
 _CHOICES = ("auto", "native", "reference")
 _functorch_stack: Callable[[], object] = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
@@ -54,15 +54,6 @@ def backend(name: str) -> Iterator[None]:
         yield
     finally:
         Choice.name = before
-
-
-def constant_while_tracing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Makes torch.compile call a function while it traces, and take its result as a constant.
-
-    It does what torch.compiler.assume_constant_result does, without importing the whole compiler along with recurra.
-    """
-    function._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
-    return function
 
 
 @constant_while_tracing
