@@ -11,13 +11,13 @@
 
 namespace recurra {
 
-constexpr std::int64_t plan_magic = 0x72656375, plan_version = 1;
-constexpr std::int64_t most_columns = 1 << 24, most_code = 1 << 22, most_registers = 256, most_list = 1024;
+constexpr std::int64_t plan_magic = 0x72656375, plan_version = 2;
+constexpr std::int64_t most_columns = 1 << 24, most_code = 1 << 22, most_units = 1 << 20, most_registers = 256, most_list = 1024;
 
 const char* const kind_names[kind_count] = {
   "REGISTER", "CONSTANT", "VECTOR", "INPUT", "ELAPSED", "OUTPUT", "CHUNK", "TAPE", "TEMP", "STATE_PREVIOUS",
   "STATE_NEXT", "GRAD_OUTPUT", "GRAD_NEXT", "GRAD_PREVIOUS", "GRAD_INPUT", "GRAD_ELAPSED", "SCALAR_TEMP",
-  "SCALAR_CHUNK", "SCALAR_TAPE",
+  "SCALAR_CHUNK", "SCALAR_TAPE", "UNIT",
 };
 const char* const section_names[section_count] = {"pre", "loop", "post", "gradients"};
 
@@ -128,13 +128,14 @@ class Decoder {
   }
 
   void states() {
-    plan_.states.resize(count("state_count", 3));
+    plan_.states.resize(count("state_count", 4));
     for (std::size_t k = 0; k < plan_.states.size(); ++k) {
       State& s = plan_.states[k];
       s.columns = next("a state's columns", 1, most_columns);
       s.tape_offset = next("a state's tape_offset", -1, most_columns);
       s.initial = static_cast<int>(
         next("a state's initial", 0, static_cast<std::int64_t>(plan_.constants.size()) - 1));
+      s.kept = next("whether a state is kept", 0, 1) != 0;
       s.gradient_written = false;
       if (s.tape_offset >= 0) {
         field(s.tape_offset, s.columns);
@@ -161,7 +162,7 @@ class Decoder {
       fail("only a backward plan has gradients");
     for (long i = 0; i < phases; ++i) {
       where_ = std::string(section_names[section]) + " phase " + std::to_string(i) + ": ";
-      const auto type = static_cast<PhaseType>(next("the phase type", 0, 4));
+      const auto type = static_cast<PhaseType>(next("the phase type", 0, 5));
       const bool gradient = type == PhaseType::outer || type == PhaseType::rowsum;
       if (gradient != (section == section_gradients))
         fail(gradient ? "OUTER and ROWSUM stand in gradients only" : "gradients hold OUTER and ROWSUM only");
@@ -171,6 +172,7 @@ class Decoder {
         case PhaseType::reduce: reduce(); break;
         case PhaseType::outer: outer(); break;
         case PhaseType::rowsum: rowsum(); break;
+        case PhaseType::normalise: normalise(); break;
       }
     }
     where_.clear();
@@ -206,6 +208,7 @@ class Decoder {
       case Kind::temp: case Kind::scalar_temp: return plan_.temps[o.index];
       case Kind::state_previous: case Kind::state_next: case Kind::grad_next: case Kind::grad_previous:
         return plan_.states[o.index].columns;
+      case Kind::unit: return most_units;
       default: return 0;
     }
   }
@@ -214,7 +217,7 @@ class Decoder {
     const bool loop = section_ == section_loop;
     switch (kind) {
       case Kind::vector: case Kind::input: case Kind::elapsed: case Kind::chunk: case Kind::scalar_chunk:
-        return true;
+      case Kind::unit: return true;
       case Kind::tape: case Kind::scalar_tape: return plan_.direction != Direction::infer;
       case Kind::temp: case Kind::scalar_temp: return loop;
       case Kind::state_previous: case Kind::state_next: return loop || backward();
@@ -263,6 +266,7 @@ class Decoder {
         if (plan_.parameters[o.index].columns != 0) fail(text(o) + ": the parameter is a matrix");
         break;
       case Kind::elapsed: plan_.uses_elapsed = true; break;
+      case Kind::unit: plan_.unit_columns = std::max(plan_.unit_columns, o.offset + width); break;
       case Kind::tape: case Kind::scalar_tape:
         source.kind = span.kind = Kind::tape;
         source.field = field_begin(o.offset);
@@ -301,7 +305,7 @@ class Decoder {
   bool defined(const Span& span) const {
     switch (span.kind) {
       case Kind::vector: case Kind::input: case Kind::elapsed: case Kind::state_previous: case Kind::grad_output:
-      case Kind::grad_next: return true;
+      case Kind::grad_next: case Kind::unit: return true;
       case Kind::tape:
         if (backward()) return true;
         [[fallthrough]];
@@ -314,7 +318,7 @@ class Decoder {
   void define(const Span& span) { defined_[{static_cast<int>(span.kind), span.index}].add(span.begin, span.end); }
 
   Located read(const Operand& o, long width) {
-    if (o.kind >= Kind::scalar_temp) fail(text(o) + " broadcasts: it stands in POINTWISE phases only");
+    if (is_scalar(o.kind)) fail(text(o) + " broadcasts: it stands in POINTWISE phases only");
     Located located = locate(o, width);
     if (!readable(o.kind)) fail(text(o) + " can only be written here");
     if (!defined(located.span)) fail(text(o) + " is read before it is written");
@@ -336,6 +340,7 @@ class Decoder {
   void reduce();
   void outer();
   void rowsum();
+  void normalise();
   void completeness();
   void add_cost(double operations) {
     plan_.row_cost += operations;

@@ -132,7 +132,7 @@ template <class T> class Runner {
       const long columns = p_.plan.states[k].columns, stride = Problem<T>::padded(columns);
       T *next = p_.gradient[(t + 1) & 1][k], *previous = p_.gradient[t & 1][k];
       for (long b = larger(rows.begin, continued); b < rows.end; ++b) copy_final(static_cast<int>(k), b, next + b * stride);
-      if (p_.reset_at && t + 1 < p_.time && p_.reset_at[t + 1])
+      if (p_.reset_at && t + 1 < p_.time && p_.reset_at[t + 1] && !p_.plan.states[k].kept)
         for (long b = rows.begin; b < smaller(rows.end, continued); ++b)
           if (p_.is_reset(b, t + 1)) std::memset(next + b * stride, 0, sizeof(T) * columns);
       if (!p_.plan.states[k].gradient_written)
@@ -180,7 +180,7 @@ template <class T> class Runner {
     T* to = static_cast<T*>(p_.call.grad_initial[k]) + p_.original(b) * columns;
     if (p_.length[b] == 0)
       copy_final(k, b, to);
-    else if (p_.is_reset(b, 0))
+    else if (p_.is_reset(b, 0) && !p_.plan.states[k].kept)
       std::memset(to, 0, sizeof(T) * columns);
     else
       std::memcpy(to, p_.gradient[0][k] + b * Problem<T>::padded(columns), sizeof(T) * columns);

@@ -235,5 +235,42 @@ template <class T> RECURRA_INLINE Vec<T> circular(Vec<T> x, bool cosine) {
 template <class T> RECURRA_INLINE Vec<T> sin_(Vec<T> x) { return circular(x, false); }
 template <class T> RECURRA_INLINE Vec<T> cos_(Vec<T> x) { return circular(x, true); }
 
+// The whole numbers nearest to v, which lies in [0, 2^24), and back.
+RECURRA_INLINE Types<float>::Words words_of(Vec<float> v) {
+  const Vec<float> magic(0x1p23f);
+  const Vec<float> whole = select(v < magic, (v + magic) - magic, v);
+  return Types<float>::Words(__builtin_convertvector(whole.raw, Types<float>::Bits));
+}
+RECURRA_INLINE Types<double>::Words words_of(Vec<double> v) {
+  return Types<double>::Words(bits_of(v + Vec<double>(0x1p52))) & 0xffffffu;
+}
+RECURRA_INLINE Vec<float> from_words(Types<float>::Words w) {
+  return {__builtin_convertvector(Types<float>::Bits(w), Types<float>::Raw)};
+}
+RECURRA_INLINE Vec<double> from_words(Types<double>::Words w) {
+  const Vec<double> magic(0x1p52);
+  return from_bits<double>(Types<double>::Bits(w) | bits_of(magic)) - magic;
+}
+
+// A product modulo 2^32. Words of 64 bits hold one of 32 each.
+template <class Words> RECURRA_INLINE Words times(Words w, uint32_t factor) {
+  w *= factor;
+  return sizeof(w[0]) > 4 ? w & 0xffffffffu : w;
+}
+template <class Words> RECURRA_INLINE Words stirred(Words w, uint32_t factor, int shift) {
+  w = times(w, factor);
+  return w ^ (w >> shift);
+}
+
+// A hash of two whole numbers in [0, 2^24), which is one again; NaN for others. operations.py has the same in Python.
+template <class T> RECURRA_INLINE Vec<T> mix_(Vec<T> a, Vec<T> b) {
+  const Vec<T> low(T(-0.5)), high(T(0x1p24 - 0.5)), zero(T(0));
+  const Mask<T> fits = (a >= low) & (a < high) & (b >= low) & (b < high);
+  const auto key = stirred(words_of(at_least(zero, select(fits, a, zero))) ^ 0x5bd1e995u, 0x21f0aaadu, 15);
+  auto w = key ^ times(words_of(at_least(zero, select(fits, b, zero))), 0x9e3779b1u);
+  w = stirred(stirred(w, 0x7feb352du, 15), 0x846ca68bu, 16);
+  return select(fits, from_words(w >> 8), Vec<T>(T(__builtin_nan(""))));
+}
+
 }  // namespace RECURRA_ISA
 }  // namespace recurra

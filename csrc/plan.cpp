@@ -36,7 +36,7 @@ std::vector<Located> Decoder::pointwise_operands(PointwisePhase& phase, std::vec
       if (o.offset != 0) fail(text(o) + ": the offset has to be 0");
       decoded.mode = o.kind == Kind::register_ ? Mode::register_ : Mode::constant;
     } else {
-      const bool scalar = o.kind == Kind::elapsed || o.kind >= Kind::scalar_temp;
+      const bool scalar = o.kind == Kind::elapsed || is_scalar(o.kind);
       if (scalar) decoded.mode = Mode::scalar;
       located[i] = locate(o, scalar ? 1 : phase.width);
       decoded.reference = located[i].reference;
@@ -180,18 +180,49 @@ int Decoder::pack_index(const Pack& pack) {
 
 void Decoder::reduce() {
   ReducePhase phase;
-  phase.operation = static_cast<int>(next("operation", 0, 2));
+  phase.operation = static_cast<int>(next("operation", 0, 5));
   const Operand o = operand();
   phase.length = next("length", 1, most_columns);
   const Located source = read(o, phase.length);
+  const Located second = phase.operation == 3 ? read(operand(), phase.length) : source;
+  phase.epsilon = 0;
+  if (phase.operation > 3)
+    phase.epsilon = static_cast<int>(next("epsilon", 0, static_cast<std::int64_t>(plan_.constants.size()) - 1));
   const Located destination = write(operand(), 1);
-  if (source.span.overlaps(destination.span)) fail("a REDUCE writes into its own source");
+  if (source.span.overlaps(destination.span) || second.span.overlaps(destination.span))
+    fail("a REDUCE writes into its own source");
   phase.source = source.reference;
+  phase.second = second.reference;
   phase.destination = destination.reference;
   define(destination.span);
   add_cost(static_cast<double>(phase.length));
   push(PhaseType::reduce, plan_.reduces.size());
   plan_.reduces.push_back(phase);
+}
+
+void Decoder::normalise() {
+  NormalisePhase phase;
+  phase.centred = next("centred", 0, 1) != 0;
+  phase.length = next("length", 1, most_columns);
+  const Located source = read(operand(), phase.length), scale = read(operand(), 1);
+  const Located destination = write(operand(), phase.length);
+  const bool gradient = next("has_normal", 0, 1) != 0;
+  const Operand o = operand();
+  phase.normal = {};
+  if (gradient) {
+    const Located normal = read(o, phase.length);
+    phase.normal = normal.reference;
+    if (normal.span.overlaps(destination.span)) fail("a NORMALISE writes into what it reads");
+  }
+  if (source.span.overlaps(destination.span) || scale.span.overlaps(destination.span))
+    fail("a NORMALISE writes into what it reads");
+  phase.source = source.reference;
+  phase.scale = scale.reference;
+  phase.destination = destination.reference;
+  define(destination.span);
+  add_cost(4.0 * static_cast<double>(phase.length));
+  push(PhaseType::normalise, plan_.normalises.size());
+  plan_.normalises.push_back(phase);
 }
 
 void Decoder::outer() {
@@ -265,12 +296,13 @@ int opcode_arity(int opcode) {
   static const std::int8_t arity[opcode_count] = {
     1, 2, 2, 2, 2, 1, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2,  // copy .. minimum
     2, 3, 1, 2, 3, 2, 2, 2, 2, 2, 2, 1, 2, 2, 1, 1, 1, 1, 1,  // maximum .. expm1
+    2,                                                        // mix
   };
   return arity[opcode];
 }
 
 Plan::Plan(const std::int64_t* code, std::size_t code_size, const double* constant_values, std::size_t constant_size)
-  : direction(Direction::infer), input_columns(0), output_columns(0), tape_columns(0), register_count(0),
+  : direction(Direction::infer), input_columns(0), output_columns(0), tape_columns(0), register_count(0), unit_columns(0),
    uses_elapsed(false), writes_grad_input(false), writes_grad_elapsed(false), row_cost(0), loop_cost(0) {
   if (code_size > static_cast<std::size_t>(most_code))
     throw std::invalid_argument("plan: the code has " + std::to_string(code_size) + " integers, expected at most " +

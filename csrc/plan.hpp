@@ -13,16 +13,17 @@ enum class Direction { infer, train, backward };
 
 enum class Kind : int {
   register_, constant, vector, input, elapsed, output, chunk, tape, temp, state_previous, state_next, grad_output,
-  grad_next, grad_previous, grad_input, grad_elapsed, scalar_temp, scalar_chunk, scalar_tape,
+  grad_next, grad_previous, grad_input, grad_elapsed, scalar_temp, scalar_chunk, scalar_tape, unit,
 };
-constexpr int kind_count = 19;
+constexpr int kind_count = 20;
+constexpr bool is_scalar(Kind kind) { return kind >= Kind::scalar_temp && kind <= Kind::scalar_tape; }
 
 enum class Opcode : int {
   copy, add, sub, mul, div, neg, fma, fnma, one_minus, sigmoid, tanh, relu, exp, log, sqrt, rsqrt, softplus, abs,
   minimum, maximum, clip, floor, mod, where, lt, le, gt, ge, eq, ne, sign, sigmoid_gradient, tanh_gradient, step, sin,
-  cos, log1p, expm1,
+  cos, log1p, expm1, mix,
 };
-constexpr int opcode_count = 38;
+constexpr int opcode_count = 39;
 int opcode_arity(int opcode);
 
 enum Section { section_pre, section_loop, section_post, section_gradients, section_count };
@@ -82,8 +83,15 @@ struct ProductPhase {
 
 struct ReducePhase {
   int operation;
-  Reference source, destination;
+  Reference source, second, destination;  // second: of a sum of products only
+  int epsilon;                            // of the inverse deviations only: index of a constant
   long length;
+};
+
+struct NormalisePhase {
+  bool centred;
+  long length;
+  Reference source, scale, normal, destination;  // normal.source -1: forward; else source is the cotangent of normal
 };
 
 struct OuterPhase {
@@ -96,7 +104,7 @@ struct RowsumPhase {
   Segment segment;
 };
 
-enum class PhaseType : int { pointwise, product, reduce, outer, rowsum };
+enum class PhaseType : int { pointwise, product, reduce, outer, rowsum, normalise };
 
 struct Phase {
   PhaseType type;
@@ -121,6 +129,7 @@ struct Parameter {
 struct State {
   long columns, tape_offset;
   int initial;
+  bool kept;              // a reset leaves it alone
   bool gradient_written;  // GRAD_PREVIOUS is computed; else it is zero
 };
 
@@ -128,6 +137,7 @@ struct Plan {
   Direction direction;
   long input_columns, output_columns, tape_columns;
   int register_count;
+  long unit_columns;  // the largest column number that UNIT is read for, and one
   std::vector<double> constants;
   std::vector<Parameter> parameters;
   std::vector<State> states;
@@ -140,6 +150,7 @@ struct Plan {
   std::vector<ReducePhase> reduces;
   std::vector<OuterPhase> outers;
   std::vector<RowsumPhase> rowsums;
+  std::vector<NormalisePhase> normalises;
   std::vector<Pack> packs;
   bool uses_elapsed, writes_grad_input, writes_grad_elapsed;
   double row_cost, loop_cost;  // floating point operations a row, roughly: of all sections, of the loop

@@ -106,6 +106,7 @@ template <class T> struct Operations {
   static RECURRA_INLINE V cos(V a) { return cos_(a); }
   static RECURRA_INLINE V log1p(V a) { return log1p_(a); }
   static RECURRA_INLINE V expm1(V a) { return expm1_(a); }
+  static RECURRA_INLINE V mix(V a, V b) { return mix_(a, b); }
 };
 
 // In the order of the opcodes.
@@ -148,6 +149,7 @@ template <class T> constexpr Kernel<T> kernels[opcode_count] = {
     Operations<T>::template unary<Operations<T>::cos>,
     Operations<T>::template unary<Operations<T>::log1p>,
     Operations<T>::template unary<Operations<T>::expm1>,
+    Operations<T>::template binary<Operations<T>::mix>,
 };
 
 }  // namespace RECURRA_ISA

@@ -80,7 +80,7 @@ template <class T> struct Problem {
   long chunk_steps = 1;
   long strip = 0;                // elements of a register
 
-  T *constants = nullptr, *outer_pack = nullptr;
+  T *constants = nullptr, *units = nullptr, *outer_pack = nullptr;
   T **chunk = nullptr, **temp = nullptr, **state[2] = {}, **gradient[2] = {}, **initial = nullptr, **restart = nullptr;
   T** packs = nullptr;
   long* outer_offset = nullptr;  // of each operand b of each OUTER, in the order of the plan
@@ -167,6 +167,7 @@ template <class T> struct Problem {
     table(carver, initial, states, call.lengths ? batch : 0, state_columns);
     table(carver, restart, states, call.reset ? 1 : 0, state_columns);
     constants = carver.take<T>(static_cast<long>(plan.constants.size()) * strip);
+    units = carver.take<T>(padded(plan.unit_columns));
   }
 
   void lay_out_packs(Carver& carver) {
@@ -264,6 +265,7 @@ template <class T> struct Problem {
     find_resets();
     for (std::size_t i = 0; i < plan.constants.size(); ++i)
       for (long j = 0; j < strip; ++j) constants[static_cast<long>(i) * strip + j] = static_cast<T>(plan.constants[i]);
+    for (long j = 0; j < plan.unit_columns; ++j) units[j] = static_cast<T>(j);
     for (std::size_t k = 0; k < plan.states.size(); ++k) {
       const State& s = plan.states[k];
       T* given = static_cast<T*>(call.initial[k]);

@@ -37,6 +37,7 @@ template <> struct Types<float> {
   using Integer = int32_t;
   typedef float Raw __attribute__((vector_size(vector_bytes)));
   typedef int32_t Bits __attribute__((vector_size(vector_bytes)));
+  typedef uint32_t Words __attribute__((vector_size(vector_bytes)));
   typedef float Unaligned __attribute__((vector_size(vector_bytes), aligned(4), may_alias));
   static constexpr int mantissa_bits = 23, exponent_bias = 127;
 };
@@ -44,6 +45,7 @@ template <> struct Types<double> {
   using Integer = int64_t;
   typedef double Raw __attribute__((vector_size(vector_bytes)));
   typedef int64_t Bits __attribute__((vector_size(vector_bytes)));
+  typedef uint64_t Words __attribute__((vector_size(vector_bytes)));
   typedef double Unaligned __attribute__((vector_size(vector_bytes), aligned(8), may_alias));
   static constexpr int mantissa_bits = 52, exponent_bias = 1023;
 };

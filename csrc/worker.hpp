@@ -35,6 +35,10 @@ template <class T> class Worker {
         for (long t = extent.steps.begin; t < extent.steps.end; ++t)
           reduce(p_.plan.reduces[phase.index], t, rows_at(extent.rows, t), extent.part, extent.parts);
         break;
+      case PhaseType::normalise:
+        for (long t = extent.steps.begin; t < extent.steps.end; ++t)
+          normalise(p_.plan.normalises[phase.index], t, rows_at(extent.rows, t), extent.part, extent.parts);
+        break;
       default: break;
     }
   }
@@ -47,7 +51,7 @@ template <class T> class Worker {
     switch (source.kind) {
       case Kind::input: case Kind::elapsed: case Kind::output: case Kind::grad_output: case Kind::grad_input:
       case Kind::grad_elapsed: return p_.order != nullptr;
-      case Kind::state_previous: return p_.reset_at && p_.reset_at[t];
+      case Kind::state_previous: return p_.reset_at && p_.reset_at[t] && !p_.plan.states[source.index].kept;
       default: return false;
     }
   }
@@ -56,6 +60,7 @@ template <class T> class Worker {
     const int i = source.index;
     switch (source.kind) {
       case Kind::vector: return {p_.parameter(i), 0};
+      case Kind::unit: return {p_.units, 0};
       case Kind::input: return caller_view(p_.call.x, t);
       case Kind::elapsed: return caller_view(p_.call.elapsed, t);
       case Kind::output: case Kind::grad_output: return caller_view(p_.call.output, t);
@@ -90,7 +95,7 @@ template <class T> class Worker {
       case Kind::grad_elapsed:
         return p_.call.grad_elapsed.address ? p_.caller_row(p_.call.grad_elapsed, b, t) : s_.discard;
       case Kind::state_previous:
-        if (p_.is_reset(b, t)) return p_.restart[source.index];
+        if (p_.is_reset(b, t) && !p_.plan.states[source.index].kept) return p_.restart[source.index];
         [[fallthrough]];
       default: {
         const View<T> v = view(source, t);
@@ -273,36 +278,105 @@ template <class T> class Worker {
       std::memcpy(row(source, t, b) + operand.reference.offset + column, from, sizeof(T) * width);
   }
 
-  void reduce(const ReducePhase& phase, long t, const Range& rows, int part, int parts) {
-    if (rows.empty()) return;
-    const Source &source = p_.plan.sources[phase.source.source], &to = p_.plan.sources[phase.destination.source];
-    const Range mine = share_of(rows.end - rows.begin, 1, part, parts);
-    for (long b = rows.begin + mine.begin; b < rows.begin + mine.end; ++b)
-      row(to, t, b)[phase.destination.offset] =
-          reduced(phase.operation, row(source, t, b) + phase.source.offset, phase.length);
+  using V = Vec<T>;
+
+  T* at(const Reference& reference, long t, long b) const {
+    return row(p_.plan.sources[reference.source], t, b) + reference.offset;
   }
 
-  // In an order fixed by the length: a vector of partial results over the columns, then its lanes.
-  static T reduced(int operation, const T* p, long length) {
-    using V = Vec<T>;
-    const auto combine = [operation](V a, V b) {
-      return operation == 0 ? a + b : operation == 1 ? maximum_(a, b) : minimum_(a, b);
-    };
-    T lanes[V::V] = {};
-    long count = smaller(length, V::V), j = V::V;
+  void reduce(const ReducePhase& phase, long t, const Range& rows, int part, int parts) {
+    if (rows.empty()) return;
+    const Range mine = share_of(rows.end - rows.begin, 1, part, parts);
+    for (long b = rows.begin + mine.begin; b < rows.begin + mine.end; ++b)
+      *at(phase.destination, t, b) = reduced(phase, at(phase.source, t, b), at(phase.second, t, b));
+  }
+
+  T reduced(const ReducePhase& phase, const T* p, const T* q) const {
+    const long length = phase.length;
+    switch (phase.operation) {
+      case 0: return sum(p, length);
+      case 1: return folded(length, maximum_<T>, [p](long j, long n) { return load(p + j, n); });
+      case 2: return folded(length, minimum_<T>, [p](long j, long n) { return load(p + j, n); });
+      case 3: return dot(p, q, length);
+      default: break;
+    }
+    const T epsilon = static_cast<T>(p_.plan.constants[phase.epsilon]), mean = sum(p, length) / static_cast<T>(length);
+    const V centre(phase.operation == 4 ? mean : T(0));
+    const T squares = folded(length, plus, [p, centre](long j, long n) {
+      const V d = load(p + j, n) - centre;
+      return d * d;
+    });
+    return first_lane(rsqrt_(V(squares / static_cast<T>(length) + epsilon)));
+  }
+
+  void normalise(const NormalisePhase& phase, long t, const Range& rows, int part, int parts) {
+    if (rows.empty()) return;
+    const Range mine = share_of(rows.end - rows.begin, 1, part, parts);
+    const long length = phase.length;
+    for (long b = rows.begin + mine.begin; b < rows.begin + mine.end; ++b) {
+      const T *p = at(phase.source, t, b), *q = p;
+      T* to = at(phase.destination, t, b);
+      const T count = static_cast<T>(length);
+      const V scale(*at(phase.scale, t, b)), mean(phase.centred ? sum(p, length) / count : T(0));
+      if (phase.normal.source < 0) {
+        for (long j = 0; j < length; j += V::V) store(to + j, (load(p + j, length - j) - mean) * scale, length - j);
+        continue;
+      }
+      q = at(phase.normal, t, b);
+      const V slope(dot(p, q, length) / count);
+      for (long j = 0; j < length; j += V::V) {
+        const V along = fma_(-load(q + j, length - j), slope, load(p + j, length - j) - mean);
+        store(to + j, along * scale, length - j);
+      }
+    }
+  }
+
+  // The first n lanes, or all of them.
+  static RECURRA_INLINE V load(const T* p, long n) { return n >= V::V ? V::load(p) : V::load_partial(p, n); }
+  static RECURRA_INLINE void store(T* p, V v, long n) { n >= V::V ? V::store(p, v) : V::store_partial(p, v, n); }
+  static RECURRA_INLINE T first_lane(V v) {
+    T lanes[V::V];
+    V::store(lanes, v);
+    return lanes[0];
+  }
+  static RECURRA_INLINE V plus(V a, V b) { return a + b; }
+
+  static T sum(const T* p, long length) {
+    return folded(length, plus, [p](long j, long n) { return load(p + j, n); });
+  }
+  static T dot(const T* p, const T* q, long length) {
+    return folded(length, plus, [p, q](long j, long n) { return load(p + j, n) * load(q + j, n); });
+  }
+
+  // term(j, n) holds n terms from column j on. They are put together in an order that the length alone decides: four
+  // vectors of partial results over the columns, then those, then their lanes and what is left over.
+  template <class Merge, class Term> static RECURRA_INLINE T folded(long length, Merge merge, Term term) {
+    T lanes[2 * V::V];
+    long count = 0, j = 0;
     if (length >= V::V) {
-      V sum = V::load(p);
-      for (; j + V::V <= length; j += V::V) sum = combine(sum, V::load(p + j));
-      V::store(lanes, sum);
-    } else {
-      for (j = 0; j < length; ++j) lanes[j] = p[j];
+      V all = term(0, V::V);
+      j = V::V;
+      if (length >= 4 * V::V) {
+        V b = term(V::V, V::V), c = term(2 * V::V, V::V), d = term(3 * V::V, V::V);
+        for (j = 4 * V::V; j + 4 * V::V <= length; j += 4 * V::V) {
+          all = merge(all, term(j, V::V));
+          b = merge(b, term(j + V::V, V::V));
+          c = merge(c, term(j + 2 * V::V, V::V));
+          d = merge(d, term(j + 3 * V::V, V::V));
+        }
+        all = merge(merge(all, b), merge(c, d));
+      }
+      for (; j + V::V <= length; j += V::V) all = merge(all, term(j, V::V));
+      V::store(lanes, all);
+      count = V::V;
+    }
+    if (j < length) {
+      V::store(lanes + count, term(j, length - j));
+      count += length - j;
     }
     V result(lanes[0]);
-    for (long i = 1; i < count; ++i) result = combine(result, V(lanes[i]));
-    for (; j < length; ++j) result = combine(result, V(p[j]));
-    T first[V::V];
-    V::store(first, result);
-    return first[0];
+    for (long i = 1; i < count; ++i) result = merge(result, V(lanes[i]));
+    return first_lane(result);
   }
 
   Problem<T>& p_;

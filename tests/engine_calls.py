@@ -25,14 +25,14 @@ class PlanText:
     register_count: int = 0
     constants: list[float] = field(default_factory=list)
     parameters: list[tuple[int, int]] = field(default_factory=list)
-    states: list[tuple[int, int, int]] = field(default_factory=list)
+    states: list[tuple[int, int, int, int]] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
     temps: list[int] = field(default_factory=list)
     fields: list[tuple[int, int]] = field(default_factory=list)
     sections: list[list[PhaseCode]] = field(default_factory=lambda: [[], [], [], []])
 
     def code(self) -> np.ndarray:
-        numbers = [0x72656375, 1, self.direction, self.input_columns, self.output_columns, self.tape_columns]
+        numbers = [0x72656375, 2, self.direction, self.input_columns, self.output_columns, self.tape_columns]
         numbers += [self.register_count, len(self.constants)]
         for pairs in (self.parameters, self.states):
             numbers += [len(pairs), *(v for pair in pairs for v in pair)]
@@ -64,8 +64,16 @@ def product(parameter: int, transposed: int, segments: Sequence[tuple], blocks: 
     return code
 
 
-def reduce(operation: int, source: Operand, length: int, destination: Operand) -> PhaseCode:
-    return [2, operation, *source, length, *destination]
+def reduce(operation: int, source: Operand, length: int, destination: Operand, extra: Sequence[int] = ()) -> PhaseCode:
+    """`extra`: the second operand of a sum of products, or the constant of an inverse deviation."""
+    return [2, operation, *source, length, *extra, *destination]
+
+
+def normalise(
+    centred: int, source: Operand, length: int, scale: Operand, destination: Operand, normal: Operand | None = None
+) -> PhaseCode:
+    code = [5, centred, length, *source, *scale, *destination]
+    return [*code, int(normal is not None), *(normal or (0, 0, 0))]
 
 
 def outer(parameter: int, a: Sequence[tuple], b: Sequence[tuple]) -> PhaseCode:

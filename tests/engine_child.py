@@ -9,6 +9,7 @@ from plan_emulator import Emulator
 from plan_generator import PlanGenerator
 from recurra import _engine
 from test_engine import assert_close, assert_same_bits, elman, random_call, run
+from test_mix import engine_has_the_same_bits
 
 
 def check_instruction_set() -> None:
@@ -30,6 +31,8 @@ def check_instruction_set() -> None:
                 _engine.set_split(split)
                 assert_same_bits(run(plan, call, dtype, 2), alone)
             _engine.set_split("automatic")
+    for dtype in (np.float64, np.float32):
+        engine_has_the_same_bits(dtype)
 
 
 def check_fork() -> None:

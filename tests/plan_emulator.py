@@ -15,14 +15,32 @@ Operand = tuple[int, int, int]
 
 (
     REGISTER, CONSTANT, VECTOR, INPUT, ELAPSED, OUTPUT, CHUNK, TAPE, TEMP, STATE_PREVIOUS, STATE_NEXT, GRAD_OUTPUT,
-    GRAD_NEXT, GRAD_PREVIOUS, GRAD_INPUT, GRAD_ELAPSED, SCALAR_TEMP, SCALAR_CHUNK, SCALAR_TAPE,
-) = range(19)  # fmt: skip
-POINTWISE, PRODUCT, REDUCE, OUTER, ROWSUM = range(5)
+    GRAD_NEXT, GRAD_PREVIOUS, GRAD_INPUT, GRAD_ELAPSED, SCALAR_TEMP, SCALAR_CHUNK, SCALAR_TAPE, UNIT,
+) = range(20)  # fmt: skip
+POINTWISE, PRODUCT, REDUCE, OUTER, ROWSUM, NORMALISE = range(6)
 INFER, TRAIN, BACKWARD = range(3)
 
 
 def _sigmoid(a: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * a))
+
+
+def _mix(a: Array, b: Array) -> Array:
+    """One number after the other, in Python's whole numbers."""
+
+    def one(first: float, second: float) -> float:
+        a, b = (round(v) if -0.5 <= v < 2**24 - 0.5 else -1 for v in (first, second))
+        if a < 0 or b < 0:
+            return float("nan")
+        word = (a ^ 0x5BD1E995) * 0x21F0AAAD % 2**32
+        word ^= (word >> 15) ^ (b * 0x9E3779B1 % 2**32)
+        for factor, shift in ((0x7FEB352D, 15), (0x846CA68B, 16)):
+            word = word * factor % 2**32
+            word ^= word >> shift
+        return word >> 8
+
+    a, b = np.broadcast_arrays(a, b)
+    return np.array([one(*pair) for pair in zip(a.ravel().tolist(), b.ravel().tolist(), strict=True)]).reshape(a.shape)
 
 
 def _truth(compare: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Array]:
@@ -38,9 +56,9 @@ OPERATIONS: list[Callable[..., Array]] = [
     _truth(np.less), _truth(np.less_equal), _truth(np.greater), _truth(np.greater_equal), _truth(np.equal),
     _truth(np.not_equal),
     np.sign, lambda a, b: a * b * (1 - b), lambda a, b: a * (1 - b * b), lambda a: (a > 0).astype(np.float64),
-    np.sin, np.cos, np.log1p, np.expm1,
+    np.sin, np.cos, np.log1p, np.expm1, _mix,
 ]  # fmt: skip
-ARITY = [1, 2, 2, 2, 2, 1, 3, 3, *[1] * 10, 2, 2, 3, 1, 2, 3, *[2] * 6, 1, 2, 2, *[1] * 5]
+ARITY = [1, 2, 2, 2, 2, 1, 3, 3, *[1] * 10, 2, 2, 3, 1, 2, 3, *[2] * 6, 1, 2, 2, *[1] * 5, 2]
 
 
 class _Reader:
@@ -82,9 +100,26 @@ def _phase(reader: _Reader) -> Phase:
     if kind == REDUCE:
         operation = reader.next()
         source, length = reader.operand(), reader.next()
+        second = reader.operand() if operation == 3 else None
+        epsilon = reader.next() if operation > 3 else None
         return Phase(
-            kind, {"operation": operation, "source": source, "length": length, "destination": reader.operand()}
-        )
+            kind,
+            {
+                "operation": operation, "source": source, "length": length, "second": second, "epsilon": epsilon,
+                "destination": reader.operand(),
+            },
+        )  # fmt: skip
+    if kind == NORMALISE:
+        centred, length = reader.many(2)
+        source, scale, destination = (reader.operand() for _ in range(3))
+        normal = reader.operand() if reader.next() else (reader.operand(), None)[1]
+        return Phase(
+            kind,
+            {
+                "centred": centred, "length": length, "source": source, "scale": scale, "destination": destination,
+                "normal": normal,
+            },
+        )  # fmt: skip
     parameter = reader.next()
     if kind == OUTER:
         sides = [[(reader.operand(), *reader.many(2)) for _ in range(reader.next())] for _ in range(2)]
@@ -114,17 +149,17 @@ class Emulator:
     def __init__(self, code: Sequence[int], constants: Sequence[float]) -> None:
         reader = _Reader(code)
         self.constants = [float(c) for c in constants]
-        assert reader.many(2) == [0x72656375, 1]
+        assert reader.many(2) == [0x72656375, 2]
         self.direction = reader.next()
         self.input_columns, self.output_columns, self.tape_columns = reader.many(3)
         self.register_count, constant_count = reader.many(2)
         assert constant_count == len(self.constants)
         self.parameters = [tuple(reader.many(2)) for _ in range(reader.next())]
-        self.states = [tuple(reader.many(3)) for _ in range(reader.next())]
+        self.states = [tuple(reader.many(4)) for _ in range(reader.next())]
         self.chunks = reader.many(reader.next())
         self.temps = reader.many(reader.next())
         fields = [tuple(reader.many(2)) for _ in range(reader.next())]
-        self.fields = [(offset, columns) for columns, offset, _ in self.states if offset >= 0] + fields
+        self.fields = [(offset, columns) for columns, offset, *_ in self.states if offset >= 0] + fields
         self.sections = [[_phase(reader) for _ in range(reader.next())] for _ in range(4)]
         assert reader.position == len(reader.code)
 
@@ -143,9 +178,9 @@ class _Run:
         self.start = np.concatenate([[0], np.cumsum(self.active)]).astype(int)
         self.chunks = [np.full((time, batch, c), np.nan) for c in plan.chunks]
         self.temps = [np.full((batch, c), np.nan) for c in plan.temps]
-        self.next = [np.full((time, batch, c), np.nan) for c, _, _ in plan.states]
-        self.grad = [np.full((time + 1, batch, c), np.nan) for c, _, _ in plan.states]
-        self.grad_next = [np.full((batch, c), np.nan) for c, _, _ in plan.states]
+        self.next = [np.full((time, batch, c), np.nan) for c, *_ in plan.states]
+        self.grad = [np.full((time + 1, batch, c), np.nan) for c, *_ in plan.states]
+        self.grad_next = [np.full((batch, c), np.nan) for c, *_ in plan.states]
         self.y = np.full((batch, time, plan.output_columns), np.nan)
         self.grad_x = np.full((batch, time, plan.input_columns), np.nan)
         self.grad_elapsed = np.full((batch, time, 1), np.nan)
@@ -171,7 +206,7 @@ class _Run:
     def state_before(self, k: int, t: int) -> Array:
         rows = self.order[: self.active[t]]
         before = self.call.initial[k][rows] if t == 0 else self.state_after(k, t - 1)[: len(rows)]
-        if self.call.reset is None:
+        if self.call.reset is None or self.plan.states[k][3]:
             return before
         return np.where(self.call.reset[rows, t][:, None], self.plan.constants[self.plan.states[k][2]], before)
 
@@ -208,6 +243,7 @@ class _Run:
             GRAD_ELAPSED: lambda: self.grad_elapsed[rows, t],
             STATE_PREVIOUS: lambda: self.state_before(index, t),
             GRAD_NEXT: lambda: self.grad_next[index][: len(rows)],
+            UNIT: lambda: np.broadcast_to(np.arange(offset + width), (len(rows), offset + width)),
         }
         if kind in outside:
             return outside[kind]()[:, offset : offset + width].astype(np.float64)
@@ -244,9 +280,28 @@ class _Run:
             for begin, count, destination, has_init, init in v["blocks"]:
                 base = self.read(init, t, count) if has_init else 0
                 self.write(destination, t, base + full[:, begin : begin + count])
+        elif phase.type == NORMALISE:
+            self.write(v["destination"], t, self.normalised(v, t))
         else:
-            reduce = [np.sum, np.max, np.min][v["operation"]]
-            self.write(v["destination"], t, reduce(self.read(v["source"], t, v["length"]), axis=1)[:, None])
+            value = self.read(v["source"], t, v["length"])
+            if v["second"] is not None:
+                value = value * self.read(v["second"], t, v["length"])
+            self.write(v["destination"], t, self.reduced(v, value)[:, None])
+
+    def reduced(self, v: dict, value: Array) -> Array:
+        if v["epsilon"] is None:
+            return [np.sum, np.max, np.min, np.sum][v["operation"]](value, axis=1)
+        spread = value.var(axis=1) if v["operation"] == 4 else np.square(value).mean(axis=1)
+        return 1 / np.sqrt(spread + self.plan.constants[v["epsilon"]])
+
+    def normalised(self, v: dict, t: int) -> Array:
+        value, scale = self.read(v["source"], t, v["length"]), self.read(v["scale"], t, 1)
+        if v["centred"]:
+            value = value - value.mean(axis=1, keepdims=True)
+        if v["normal"] is not None:
+            normal = self.read(v["normal"], t, v["length"])
+            value = value - normal * (self.read(v["source"], t, v["length"]) * normal).mean(axis=1, keepdims=True)
+        return value * scale
 
     def gradient(self, phase: Phase) -> None:
         v = phase.values
@@ -267,7 +322,7 @@ class _Run:
             continued = self.active[t + 1] if t + 1 < self.time else 0
             if continued:
                 flowing = self.grad[k][t + 1, :continued]
-                if self.call.reset is not None:
+                if self.call.reset is not None and not self.plan.states[k][3]:
                     flowing = np.where(self.call.reset[self.order[:continued], t + 1][:, None], 0, flowing)
                 self.grad_next[k][:continued] = flowing
             if not self.writes(GRAD_PREVIOUS, k):
@@ -280,7 +335,7 @@ class _Run:
                 found += [phase.values["operands"][i[1]] for i in phase.values["code"]]
             elif phase.type == PRODUCT:
                 found += [block[2] for block in phase.values["blocks"]]
-            elif phase.type == REDUCE:
+            elif phase.type in (REDUCE, NORMALISE):
                 found.append(phase.values["destination"])
         return any(o[:2] == (kind, index) for o in found)
 
@@ -327,6 +382,7 @@ class _Run:
             for row, original in enumerate(self.order):
                 if self.lengths[row] > 0:
                     dropped = self.call.reset is not None and self.call.reset[original, 0]
+                    dropped = dropped and not self.plan.states[k][3]
                     grad[original] = 0 if dropped else self.grad[k][0, row]
         return {
             "grad_x": self.grad_x, "grad_elapsed": self.grad_elapsed[:, :, 0], "grad_initial": initial,

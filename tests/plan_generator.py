@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 import plan_emulator as p
-from engine_calls import PlanText, outer, pointwise, product, reduce, rowsum
+from engine_calls import PlanText, normalise, outer, pointwise, product, reduce, rowsum
 
 Operand = tuple[int, int, int]
 
@@ -29,7 +31,9 @@ class PlanGenerator:
         at = 0
         for _ in range(2):
             columns = self.columns()
-            self.text.states.append((columns, at if direction != p.INFER else -1, int(rng.integers(3))))
+            self.text.states.append(
+                (columns, at if direction != p.INFER else -1, int(rng.integers(3)), int(rng.integers(2)))
+            )
             at += columns
         for _ in range(2 if direction != p.INFER else 0):
             self.text.fields.append((at + int(rng.integers(3)), self.columns()))
@@ -49,7 +53,8 @@ class PlanGenerator:
         found |= {(p.GRAD_INPUT, 0): t.input_columns, (p.GRAD_ELAPSED, 0): 1}
         found |= {(p.CHUNK, i): c for i, c in enumerate(t.chunks)} | {(p.TEMP, i): c for i, c in enumerate(t.temps)}
         found |= {(p.TAPE, offset): columns for offset, columns in t.fields}
-        for k, (columns, _, _) in enumerate(t.states):
+        found[p.UNIT, 0] = self.widest
+        for k, (columns, *_) in enumerate(t.states):
             found |= {(kind, k): columns for kind in (p.STATE_PREVIOUS, p.STATE_NEXT, p.GRAD_NEXT, p.GRAD_PREVIOUS)}
         return found | {(p.VECTOR, i): rows for i, (rows, columns) in enumerate(t.parameters) if columns == 0}
 
@@ -57,7 +62,7 @@ class PlanGenerator:
         """Which columns of a buffer may be read by now."""
         kind, size = key[0], self.sizes()[key]
         loop = self.section == LOOP
-        given = [p.INPUT, p.VECTOR]
+        given = [p.INPUT, p.VECTOR, p.UNIT]
         if self.backward:
             given += [p.TAPE, p.GRAD_OUTPUT, p.STATE_PREVIOUS, p.STATE_NEXT] + [p.GRAD_NEXT] * loop
         else:
@@ -144,11 +149,29 @@ class PlanGenerator:
         source = self.readable(length)
         target = self.target(1, [(source, length)]) if source else None
         if source and target:
-            operation = int(self.rng.integers(3))
+            operation = int(self.rng.integers(6))
+            extra: Sequence[int] = (2,) if operation > 3 else ()
+            if operation == 3:
+                second = self.readable(length) or source
+                overlaps = second[:2] == target[:2] and second[2] <= target[2] < second[2] + length
+                extra = self.encoded(source if overlaps else second)
             self.text.sections[self.section].append(
-                reduce(operation, self.encoded(source), length, self.encoded(target))
+                reduce(operation, self.encoded(source), length, self.encoded(target), extra)
             )
             self.mark(target, 1)
+
+    def random_normalise(self) -> None:
+        length = self.columns()
+        source, scale, normal = self.readable(length), self.readable(1), self.readable(length)
+        if not source or not scale or not normal:
+            return
+        taken = [(source, length), (scale, 1), (normal, length)]
+        target = self.target(length, taken)
+        if target:
+            places = [self.encoded(place) for place in (scale, target, normal)][: 2 + int(self.rng.integers(2))]
+            code = normalise(int(self.rng.integers(2)), self.encoded(source), length, *places)
+            self.text.sections[self.section].append(code)
+            self.mark(target, length)
 
     def random_product(self) -> None:
         rng = self.rng
@@ -216,8 +239,8 @@ class PlanGenerator:
         for section in (PRE, LOOP, POST):
             self.section = section
             for _ in range(int(self.rng.integers(2, 6))):
-                kinds = (self.random_pointwise, self.random_product, self.random_reduce)
-                kinds[self.rng.choice(3, p=(0.5, 0.35, 0.15))]()
+                kinds = (self.random_pointwise, self.random_product, self.random_reduce, self.random_normalise)
+                kinds[self.rng.choice(4, p=(0.45, 0.3, 0.15, 0.1))]()
             if section == LOOP:
                 self.complete((p.GRAD_PREVIOUS,) if self.backward else (p.STATE_NEXT,))
         done = (p.OUTPUT, p.TAPE) if self.direction == p.TRAIN else (p.OUTPUT,)

@@ -13,6 +13,7 @@ from odd_cells import ODD
 from recurra import cells
 from recurra.ops import reference
 from recurra.program import Program
+from recurra.program.widths import StateSpec
 
 PROGRAMS: dict[str, Program] = {name: cells.get(name) for name in cells.names()} | ODD
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-10}
@@ -87,13 +88,22 @@ def make(
     problem = Problem(
         program,
         normal(batch, time, input_size),
-        tuple(normal(batch, s.columns(widths)) * 0.5 + s.initial for s in program.states),
+        tuple(_state(s, normal(batch, s.columns(widths))) for s in program.states),
         tuple(normal(*p.shape(widths)) * 0.6 / max(1, p.shape(widths)[-1]) ** 0.5 for p in program.parameters),
         row_lengths if lengths else None,
         torch.rand(batch, time, generator=g) < 0.25 if reset else None,
         torch.rand(batch, time, generator=g, dtype=torch.float64) + 0.1 if program.uses_elapsed else None,
     )
     return converted(problem, dtype)
+
+
+def _state(spec: StateSpec, drawn: Tensor) -> Tensor:
+    """A value that a state can have, out of one drawn from a normal distribution."""
+    if spec.role in ("seed", "count"):
+        return (drawn.abs() * 1e6).round()
+    if spec.role in ("begin", "started"):
+        return torch.where(drawn > 0, drawn.abs().ceil(), spec.initial)
+    return drawn * 0.5 + spec.initial
 
 
 def converted(problem: Problem, dtype: torch.dtype) -> Problem:
@@ -111,8 +121,8 @@ def run(scan: Callable[..., Any], problem: Problem) -> dict[str, Tensor]:
     p = problem.with_leaves()
     y, final = scan(p.program, p.x, p.states, p.parameters, **p.rows())
     g = torch.Generator().manual_seed(1)
-    results = [r for r in (y, *final) if r.requires_grad]
-    cotangents = [torch.randn(r.shape, generator=g, dtype=torch.float64).to(r.dtype) for r in results]
+    drawn = [(r, torch.randn(r.shape, generator=g, dtype=torch.float64).to(r.dtype)) for r in (y, *final)]
+    results, cotangents = zip(*((r, c) for r, c in drawn if r.requires_grad), strict=True)
     gradients = torch.autograd.grad(results, p.differentiable, cotangents, allow_unused=True, materialize_grads=True)
     found = {"y": y.detach()} | {f"final {k}": s.detach() for k, s in enumerate(final)}
     return found | {f"gradient {k}": g for k, g in enumerate(gradients)}

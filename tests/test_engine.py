@@ -94,7 +94,7 @@ def elman(direction: int, inputs: int, hidden: int) -> PlanText:
     text = PlanText(direction, inputs, hidden, register_count=1, constants=[0.25])
     text.parameters = [(hidden, inputs), (hidden, hidden), (hidden, 0)]
     tape = 0 if direction != p.INFER else -1
-    text.states, text.tape_columns = [(hidden, tape, 0)], 0 if tape < 0 else hidden
+    text.states, text.tape_columns = [(hidden, tape, 0, 0)], 0 if tape < 0 else hidden
     text.chunks = [hidden]
     gates, after = (p.CHUNK, 0, 0), (p.STATE_NEXT, 0, 0)
     if direction != p.BACKWARD:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import plan_emulator as p
-from engine_calls import PlanText, backward, forward, outer, pointwise, product, reduce, rowsum
+from engine_calls import PlanText, backward, forward, normalise, outer, pointwise, product, reduce, rowsum
 from plan_emulator import Call
 from plan_generator import PlanGenerator
 from recurra import _engine
@@ -19,7 +19,7 @@ def small(section: int, *phases: list[int]) -> PlanText:
     text = PlanText(
         p.INFER, 4, 4, register_count=2, constants=[1.0], parameters=[(4, 4), (4, 0)], chunks=[8], temps=[4]
     )
-    text.states = [(4, -1, 0)]
+    text.states = [(4, -1, 0, 0)]
     text.sections = [[COPY], [pointwise(4, [X, (p.STATE_NEXT, 0, 0)], [(0, 1, 0)])], [], []]
     text.sections[section] = [*phases, *text.sections[section]]
     return text
@@ -54,12 +54,15 @@ POINTWISE_FAULTS = {
     "STATE_PREVIOUS 0 at column 0 is not allowed": ([(p.STATE_PREVIOUS, 0, 0), Y], [(0, 1, 0)]),
     "TAPE 0 at column 0 is not allowed": ([X, (p.TAPE, 0, 0)], [(0, 1, 0)]),
     "GRAD_OUTPUT 0 at column 0 is not allowed": ([(p.GRAD_OUTPUT, 0, 0), Y], [(0, 1, 0)]),
-    "an opcode is 38": ([X, Y], [(38, 1, 0)]),
+    "an opcode is 39": ([X, Y], [(39, 1, 0)]),
     "an instruction's operand is 2": ([X, Y], [(0, 1, 2)]),
     "an instruction's operand is -1": ([X, Y], [(1, 1, 0)]),
     "an instruction's operand is 0, expected -1": ([X, Y], [(0, 1, 0, 0)]),
     "an instruction's destination is 2": ([X, Y], [(0, 2, 0)]),
-    "an operand's kind is 19": ([(19, 0, 0), Y], [(0, 1, 0)]),
+    "UNIT 0 at column 0 cannot be written": ([X, (p.UNIT, 0, 0)], [(0, 1, 0)]),
+    "there are only 1": ([(p.UNIT, 1, 0), Y], [(0, 1, 0)]),
+    "end beyond column 1048576": ([(p.UNIT, 0, (1 << 20) - 2), Y], [(0, 1, 0)]),
+    "an operand's kind is 20": ([(20, 0, 0), Y], [(0, 1, 0)]),
     "an operand's offset is -1": ([(p.INPUT, 0, -1), Y], [(0, 1, 0)]),
 }  # fmt: skip
 
@@ -99,12 +102,20 @@ def test_a_product_may_not_write_what_it_reads():
 
 
 def test_other_faults():
-    refused(small(0, reduce(3, X, 4, OTHER)), "operation is 3")
+    refused(small(0, reduce(6, X, 4, OTHER)), "operation is 6")
     refused(small(0, reduce(0, X, 5, OTHER)), "end beyond")
     refused(small(0, pointwise(4, [X, OTHER], [(0, 1, 0)]), reduce(0, OTHER, 4, (p.CHUNK, 0, 2))), "its own source")
+    fill = pointwise(4, [X, OTHER], [(0, 1, 0)])
+    refused(small(0, fill, reduce(3, X, 4, (p.CHUNK, 0, 2), OTHER)), "its own source")
+    refused(small(0, reduce(3, X, 4, (p.CHUNK, 0, 4), OTHER)), "read before it is written")
+    refused(small(0, reduce(4, X, 4, OTHER, (1,))), "epsilon is 1, expected 0 to 0")
+    refused(small(0, normalise(2, X, 4, X, OTHER)), "centred is 2")
+    refused(small(0, normalise(1, X, 4, (p.CHUNK, 0, 5), OTHER)), "read before it is written")
+    refused(small(0, fill, normalise(1, X, 4, (p.CHUNK, 0, 3), OTHER)), "writes into what it reads")
+    refused(small(0, fill, normalise(1, X, 4, X, OTHER, (p.CHUNK, 0, 0))), "writes into what it reads")
     refused(small(0, outer(0, [(X, 4, 0)], [(X, 4, 0)])), "stand in gradients only")
     refused(small(3, outer(0, [(X, 4, 0)], [(X, 4, 0)])), "only a backward plan")
-    refused(small(0, [5]), "the phase type is 5")
+    refused(small(0, [6]), "the phase type is 6")
     text = small(0)
     text.sections[1] = []
     refused(text, "STATE_NEXT 0 is not written in full")
@@ -114,14 +125,16 @@ def test_other_faults():
 
 
 def test_header_faults():
-    for position, value in ((0, 1), (1, 2), (2, 3), (3, -1), (4, 1 << 40), (5, 1), (6, -1), (7, 2)):
+    for position, value in ((0, 1), (1, 1), (2, 3), (3, -1), (4, 1 << 40), (5, 1), (6, -1), (7, 2)):
         code = small(0).code()
         code[position] = value
         with pytest.raises(ValueError, match=r"plan: .* expected"):
             _engine.Plan(code, np.array([1.0]))
     text = small(0)
-    text.states = [(4, -1, 1)]
+    text.states = [(4, -1, 1, 0)]
     refused(text, "a state's initial is 1")
+    text.states = [(4, -1, 0, 2)]
+    refused(text, "whether a state is kept is 2")
     code = small(0).code()
     for end in range(len(code)):
         with pytest.raises(ValueError, match="plan: "):
@@ -139,7 +152,7 @@ def test_tape_faults():
     text.tape_columns = 6
     refused(text, "the tape field at 4 is not written in full")
     text = elman(p.BACKWARD, 3, 4)
-    text.states, text.tape_columns = [(4, -1, 0)], 0
+    text.states, text.tape_columns = [(4, -1, 0, 0)], 0
     refused(text, "the state is not on the tape")
     text = elman(p.BACKWARD, 3, 4)
     text.sections[3].append(rowsum(2, 1, (p.CHUNK, 0, 0), 4))
@@ -218,6 +231,6 @@ def test_random_codes_are_refused():
     rng = np.random.default_rng(0)
     for length in range(200):
         code = rng.integers(-3, 20, length)
-        code[:3] = [0x72656375, 1, length % 3][: len(code)]
+        code[:3] = [0x72656375, 2, length % 3][: len(code)]
         with pytest.raises(ValueError, match="plan: "):
             _engine.Plan(code, np.zeros(3))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from recurra.errors import CellError
 from recurra.program.graph import Graph
-from recurra.program.operations import TABLE, Operation
+from recurra.program.operations import TABLE, Operation, onnx_form
 from recurra.program.widths import HIDDEN
 
 POSITIVE = {"log", "sqrt", "rsqrt"}
@@ -28,6 +29,9 @@ def arguments(row: Operation, count: int = 64) -> list[np.ndarray]:
         values = [np.abs(v) + 0.1 for v in values]
     if row.name == "log1p":
         values = [np.abs(v) - 0.5 for v in values]
+    if row.name == "mix":
+        values = [rng.integers(0, 2**24, count).astype(float) for _ in range(2)]
+        values[0][:3] = values[1][1:4] = (0, 2**24 - 1, 2**24)
     if row.name == "where":
         values[0] = (values[0] > 0).astype(float)
     if row.name == "clip":
@@ -90,7 +94,14 @@ def test_opcodes_are_numbered_without_gaps() -> None:
     assert codes == set(range(len(codes)))
 
 
-@pytest.mark.parametrize("row", ROWS)
+def test_the_operation_without_an_onnx_form_says_why() -> None:
+    assert [name for name, row in TABLE.items() if isinstance(row.onnx, str)] == ["mix"]
+    assert onnx_form("add") == ("Add", 0, 1)
+    with pytest.raises(CellError, match=r"'mix' has no form in ONNX: .* layer.eval\(\)"):
+        onnx_form("mix")
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if not isinstance(r.values[0].onnx, str)])
 def test_onnx_form_equals_numpy(row: Operation) -> None:
     onnx = pytest.importorskip("onnx", reason="onnx is an extra: pip install 'recurra[onnx]'")
     from onnx.reference import ReferenceEvaluator

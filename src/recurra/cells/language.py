@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from recurra.errors import CellError
-from recurra.program.trace import ElapsedDeclaration, OutputMark, ParameterDeclaration, StateDeclaration, apply, reduce
+from recurra.program.trace import (
+    ElapsedDeclaration,
+    OutputMark,
+    ParameterDeclaration,
+    StateDeclaration,
+    about_columns,
+    apply,
+    normalise,
+    reduce,
+)
 from recurra.program.widths import HIDDEN, INPUT, Width
 
 
@@ -71,9 +80,9 @@ def Bias(
     return ParameterDeclaration("bias", _width(width, HIDDEN, count), None, _initial(initial, count), forget, input)
 
 
-def State(width: str | Width | None = None, *, initial: float = 0.0) -> StateDeclaration:
-    """A state of another width than hidden, or one that does not start from zero."""
-    return StateDeclaration(_width(width, HIDDEN), float(initial))
+def State(width: str | Width | None = None, *, initial: float = 0.0, kept: bool = False) -> StateDeclaration:
+    """A state of another width than hidden, one that does not start from zero, or one that a reset leaves alone."""
+    return StateDeclaration(_width(width, HIDDEN), float(initial), "kept" if kept else "")
 
 
 def Elapsed() -> ElapsedDeclaration:
@@ -195,6 +204,42 @@ def spike(a: Any, *, slope: float = 25.0) -> Any:
 def sum_columns(a: Any) -> Any:
     """The sum over all columns: a scalar a row. For a group of gates, over all of them."""
     return reduce("sum", a)
+
+
+def dot_columns(a: Any, b: Any) -> Any:
+    """The sum over all columns of the products of two values: a scalar a row."""
+    return reduce("dot", a, b)
+
+
+def mean_columns(a: Any) -> Any:
+    """The mean over all columns: a scalar a row. For a group of gates, over all of them."""
+    return reduce("sum", a) / columns(a)
+
+
+def standardise(a: Any) -> Any:
+    """``(a - mean) / sqrt(variance + 1e-5)`` over all columns; for a group of gates, over all of them."""
+    return normalise("layer", a)
+
+
+def divide_by_rms(a: Any) -> Any:
+    """``a / sqrt(mean square + 1e-5)`` over all columns; for a group of gates, over all of them."""
+    return normalise("rms", a)
+
+
+def columns(a: Any) -> Any:
+    """How many columns a value has: a scalar, the same for every row."""
+    return about_columns("columns", a)
+
+
+def unit(a: Any) -> Any:
+    """The number of each column of a value: 0, 1, 2 and so on, of the width of `a`."""
+    return about_columns("unit", a)
+
+
+def mix(a: Any, b: Any) -> Any:
+    """A hash of two whole numbers from 0 to 2 ** 24 - 1, which is one again: ``mix(mix(seed, step), unit(h)) * 2**-24``
+    is uniform in [0, 1), another number for each seed, step and unit. NaN for other numbers; it has no derivative."""
+    return apply("mix", a, b)
 
 
 def max_columns(a: Any) -> Any:

@@ -6,7 +6,7 @@ is a torch call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from torch import Tensor
 from recurra.ops.tracing import constant_while_tracing
 from recurra.program import Program
 from recurra.program.graph import Node, ancestors, descendants
-from recurra.program.operations import TABLE
+from recurra.program.operations import EPSILON, TABLE
+from recurra.program.widths import Width
 
 Values = dict[int, Tensor]
 
@@ -34,6 +35,11 @@ def _evaluate(program: Program, node: Node, inputs: list[Tensor]) -> Tensor:
     if node.operation == "gate":
         columns = inputs[0].shape[-1] // program.nodes[node.inputs[0]].width.count
         return inputs[0].narrow(-1, node.attribute * columns, columns)
+    if node.operation == "normalise":
+        centred = inputs[0] - inputs[0].mean(dim=-1, keepdim=True) if node.attribute == "layer" else inputs[0]
+        return centred * torch.rsqrt((centred * centred).mean(dim=-1, keepdim=True) + EPSILON)
+    if node.operation == "dot":
+        return (inputs[0] * inputs[1]).sum(dim=-1, keepdim=True)
     return _REDUCTIONS[node.operation](inputs[0], dim=-1, keepdim=True)
 
 
@@ -48,8 +54,20 @@ def _leaves(program: Program, operations: Iterable[str]) -> list[int]:
     return [i for i, node in enumerate(program.nodes) if node.operation in operations]
 
 
-def _constants(program: Program, like: Tensor) -> Values:
-    return {i: torch.tensor(value, dtype=like.dtype, device=like.device) for i, value in _numbers(program)}
+def _constants(program: Program, needed: Container[int], sizes: Mapping[str, int], like: Tensor) -> Values:
+    """The constants among the needed nodes, and what the sizes of the widths decide."""
+    numbers = [(i, value) for i, value in _numbers(program) if i in needed]
+    numbers += [(i, _width(program, i).size(sizes)) for i in _leaves(program, ("columns",)) if i in needed]
+    values = {i: torch.tensor(value, dtype=like.dtype, device=like.device) for i, value in numbers}
+    for i in _leaves(program, ("unit",)):
+        if i in needed:
+            values[i] = torch.arange(_width(program, i).size(sizes), dtype=like.dtype, device=like.device)
+    return values
+
+
+def _width(program: Program, number: int) -> Width:
+    """What a leaf asks for the columns of."""
+    return Width.parse(program.nodes[number].attribute)
 
 
 # the compiler would take a number that it reads from an object for one that changes, and start over when it does not
@@ -64,19 +82,24 @@ def core_values(program: Program, parameters: Sequence[Tensor]) -> list[Tensor]:
     if all(nodes[i].operation == "parameter" for i in program.core_parameters):
         return [parameters[nodes[i].attribute] for i in program.core_parameters]
     values = {i: parameters[nodes[i].attribute] for i in _leaves(program, ("parameter",))}
-    values.update(_constants(program, parameters[0]))
-    _extend(program, values, sorted(ancestors(nodes, program.core_parameters)))
+    sizes: dict[str, int] = {}
+    for spec, parameter in zip(program.parameters, parameters, strict=True):
+        _read_sizes(sizes, zip(spec.symbolic_shape, parameter.shape, strict=True))
+    needed = ancestors(nodes, program.core_parameters)
+    values.update(_constants(program, needed, sizes, parameters[0]))
+    _extend(program, values, sorted(needed))
     return [values[i] for i in program.core_parameters]
 
 
-def _fixed(program: Program, core: Sequence[Tensor], like: Tensor) -> Values:
-    """What is known before the sequence: the core parameters, their gates and the constants."""
+def _fixed(program: Program, core: Sequence[Tensor], sizes: Mapping[str, int], like: Tensor) -> Values:
+    """What is known before the sequence: the core parameters and their gates, constants, and values of sizes alone."""
     values = dict(zip(program.core_parameters, core, strict=True))
-    values.update(_constants(program, like))
-    gates = [
-        i for i in sorted(program.live) if program.nodes[i].operation == "gate" and program.nodes[i].inputs[0] in values
-    ]
-    _extend(program, values, gates)
+    values.update(_constants(program, program.live, sizes, like))
+    known = set(values)
+    for i in sorted(program.live):
+        if program.nodes[i].inputs and known.issuperset(program.nodes[i].inputs):
+            known.add(i)
+    _extend(program, values, sorted(known - values.keys()))
     return values
 
 
@@ -126,7 +149,8 @@ def scan_core(
     if reset is not None and valid is not None:
         # beyond a row's end stands padding, in `reset` too
         reset = reset & valid
-    fixed = _fixed(program, core, x)
+    sizes = core_sizes(program, x.shape[-1], [s.shape[-1] for s in states], [p.shape for p in core])
+    fixed = _fixed(program, core, sizes, x)
     sequence = {**fixed, **_bind(program, "input", [_masked(x, valid)])}
     if elapsed is not None:
         sequence.update(_bind(program, "elapsed", [_masked(elapsed[..., None], valid)]))
@@ -140,7 +164,7 @@ def scan_core(
     for t in range(time):
         if reset is not None:
             state = tuple(
-                torch.where(reset[:, t, None], torch.full_like(s, spec.initial), s)
+                s if spec.kept else torch.where(reset[:, t, None], torch.full_like(s, spec.initial), s)
                 for s, spec in zip(state, program.states, strict=True)
             )
         values = {**fixed, **{i: sequence[i][:, t] for i in varying}, **_bind(program, "state", state)}
@@ -157,7 +181,6 @@ def scan_core(
     final = tuple(s.clone() for s in state)
     if outputs:
         return torch.stack(outputs, dim=1), final
-    sizes = core_sizes(program, x.shape[-1], [s.shape[-1] for s in states], [p.shape for p in core])
     return x.new_zeros(batch, 0, program.output_width.size(sizes)), final
 
 
@@ -180,10 +203,14 @@ def core_sizes(
     widths = [(spec.width, columns) for spec, columns in zip(program.states, state_columns, strict=True)]
     for number, shape in zip(program.core_parameters, core_shapes, strict=True):
         widths += zip(program.nodes[number].shape, shape, strict=True)
+    _read_sizes(sizes, widths)
+    return sizes
+
+
+def _read_sizes(sizes: dict[str, int], widths: Iterable[tuple[Width, int]]) -> None:
     for width, size in widths:
         if width.name:
             sizes.setdefault(width.name, size // width.count)
-    return sizes
 
 
 def step(

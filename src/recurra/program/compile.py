@@ -16,7 +16,7 @@ from recurra.program.normalise import normalise
 from recurra.program.program import Program
 from recurra.program.schedule import SECTIONS, Scheduler
 
-MAGIC, VERSION = 0x72656375, 1
+MAGIC, VERSION = 0x72656375, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class PlanCode:
 
 
 @lru_cache(maxsize=256)
-def _core(program: Program) -> Core:
-    return core_of(program)
+def _core(program: Program, sizes: tuple[tuple[str, int], ...]) -> Core:
+    return core_of(program, dict(sizes))
 
 
 def compile_plan(program: Program, sizes: Mapping[str, int], direction: str) -> PlanCode:
@@ -42,7 +42,7 @@ def compile_plan(program: Program, sizes: Mapping[str, int], direction: str) -> 
     """
     if direction not in DIRECTIONS:
         raise ArgumentError(f"unknown direction '{direction}'", expected=f"one of {', '.join(DIRECTIONS)}")
-    core = _core(program)
+    core = _core(program, tuple(sorted(sizes.items())))
     job, layout = jobs_of(core, sizes, direction)
     scheduler = Scheduler(normalise(job))
     emitter = Emitter(scheduler.run(), scheduler, sizes)
@@ -59,8 +59,8 @@ def compile_plan(program: Program, sizes: Mapping[str, int], direction: str) -> 
     for shape in core.parameters:
         header += [shape[0].size(sizes), shape[1].size(sizes) if len(shape) == 2 else 0]
     header.append(len(core.states))
-    for (offset, columns), first in zip(layout.states, initial, strict=True):
-        header += [columns, offset if on_tape else -1, first]
+    for spec, (offset, columns), first in zip(core.states, layout.states, initial, strict=True):
+        header += [columns, offset if on_tape else -1, first, int(spec.kept)]
     fields = list(layout.kept.values()) if on_tape else []
     header += [len(emitter.chunks), *emitter.chunks, len(emitter.temps), *emitter.temps, len(fields)]
     header += [number for field in fields for number in field]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from recurra.program.graph import LEAVES, Graph, Node, ancestors
+from recurra.program.graph import FIXED, LEAVES, Graph, Node, ancestors
+from recurra.program.operations import TABLE
 from recurra.program.program import Program
-from recurra.program.widths import Shape, StateSpec
+from recurra.program.widths import SCALAR, Shape, StateSpec, Width
 
 PARAMETER_STAGE, INPUT_STAGE, RECURRENT_STAGE = 0, 1, 2
 
@@ -24,11 +26,11 @@ class Core:
     labels: tuple[tuple[int, str], ...] = ()
 
 
-def core_of(program: Program) -> Core:
+def core_of(program: Program, sizes: Mapping[str, int] | None = None) -> Core:
     """Cuts the parameter stage off a program and puts sums in the order in which their terms become known.
 
     A sum such as `W @ x + U @ h + b` is associated so that what is known earlier is added first: then the
-    products are written on top of it.
+    products are written on top of it. With the sizes of the widths, numbers of columns become constants.
     """
     graph = Graph()
     cut = {number: index for index, number in enumerate(program.core_parameters)}
@@ -43,10 +45,14 @@ def core_of(program: Program) -> Core:
             renamed[i] = graph.leaf("parameter", node.shape, cut[i])
         elif node.operation == "add":
             renamed[i] = _ordered_sum(graph, stop, i, uses, renamed, stages)
+        elif node.operation == "columns" and sizes is not None:
+            renamed[i] = graph.constant(Width.parse(node.attribute).size(sizes))
+        elif node.operation == "normalise":
+            vector = renamed[node.inputs[0]]
+            scale = graph.add_node(Node("inverse_deviation", (vector,), (SCALAR,), node.attribute))
+            renamed[i] = graph.add_node(Node("normalise", (vector, scale), node.shape, node.attribute))
         else:
-            renamed[i] = graph.add_node(
-                Node(node.operation, tuple(renamed[j] for j in node.inputs), node.shape, node.attribute)
-            )
+            renamed[i] = _copied(graph, node, tuple(renamed[j] for j in node.inputs))
         stages[i] = _stage(node, [stages[j] for j in node.inputs], i in cut)
     return Core(
         tuple(graph.nodes),
@@ -58,8 +64,14 @@ def core_of(program: Program) -> Core:
     )
 
 
+def _copied(graph: Graph, node: Node, inputs: tuple[int, ...]) -> int:
+    if node.operation in TABLE and all(graph.nodes[i].operation == "constant" for i in inputs):
+        return graph.call(node.operation, *inputs, attribute=node.attribute)
+    return graph.add_node(Node(node.operation, inputs, node.shape, node.attribute))
+
+
 def _stage(node: Node, inputs: list[int], is_parameter: bool) -> int:
-    if is_parameter or node.operation == "constant":
+    if is_parameter or node.operation in FIXED:
         return PARAMETER_STAGE
     if node.operation in LEAVES:
         return RECURRENT_STAGE if node.operation == "state" else INPUT_STAGE

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from recurra.errors import CellError
 from recurra.program.core import Core
-from recurra.program.graph import Graph, Node
+from recurra.program.graph import FIXED, Graph, Node
 from recurra.program.operations import TABLE
 from recurra.program.widths import Width
 
@@ -59,7 +59,7 @@ class _Tape:
 
     def add(self, number: int, cotangent: int | None) -> None:
         node = self.graph.nodes[number]
-        if cotangent is None or node.operation == "constant" or self.graph.is_constant(cotangent, 0.0):
+        if cotangent is None or node.operation in FIXED - {"parameter"} or self.graph.is_constant(cotangent, 0.0):
             return
         cotangent = self._fit(cotangent, node.width)
         earlier = self.whole.get(number)
@@ -103,6 +103,13 @@ class _Tape:
             self.outers.append(OuterGradient(self._parameter(inputs[0]), inputs[1], cotangent))
         elif node.operation == "sum":
             self.add(inputs[0], cotangent)
+        elif node.operation == "normalise":
+            # through the scale, too
+            parts = (cotangent, number, inputs[1])
+            self.add(inputs[0], graph.add_node(Node("normalise_gradient", parts, node.shape, node.attribute)))
+        elif node.operation == "dot":
+            self.add(inputs[0], graph.mul(cotangent, inputs[1]))
+            self.add(inputs[1], graph.mul(cotangent, inputs[0]))
         elif node.operation in ("max", "min"):
             chosen = graph.call("eq", inputs[0], number)
             self.add(inputs[0], graph.mul(chosen, graph.call("div", cotangent, graph.reduce("sum", chosen))))
@@ -128,7 +135,7 @@ def differentiate(core: Core) -> Adjoint:
     tape = _Tape(core)
     graph = tape.graph
     output = core.nodes[core.output]
-    if output.operation != "constant":
+    if output.operation not in FIXED - {"parameter"}:
         tape.add(core.output, graph.leaf("grad_output", output.shape))
     for k, number in enumerate(core.next_states):
         tape.add(number, graph.leaf("grad_next", (core.states[k].width,), k))

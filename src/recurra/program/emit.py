@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from recurra.program.graph import PRODUCTS
 from recurra.program.job import Kind, Operand
-from recurra.program.operations import REDUCTIONS, TABLE
+from recurra.program.operations import EPSILON, INVERSE_DEVIATIONS, REDUCTIONS, TABLE
 from recurra.program.schedule import LOOP, Phase, Schedule, Scheduler
 
 _SPREAD = {
@@ -16,7 +16,7 @@ _SPREAD = {
     Kind.ELAPSED: Kind.ELAPSED,
 }
 
-POINTWISE, PRODUCT, REDUCE, OUTER, ROWSUM = range(5)
+POINTWISE, PRODUCT, REDUCE, OUTER, ROWSUM, NORMALISE = range(6)
 
 Segment = tuple[Operand, int]
 
@@ -164,6 +164,8 @@ class Emitter:
             return self._product(phase)
         if phase.kind == "reduce":
             return self._reduction(phase.nodes[0])
+        if phase.kind == "normalise":
+            return self._norm(phase.nodes[0])
         if phase.kind == "gather":
             return self._gather(phase.nodes[0])
         return _PointwiseWriter(self, phase).code()
@@ -185,11 +187,26 @@ class Emitter:
         return code
 
     def _reduction(self, number: int) -> list[int]:
-        source = self.nodes[number].inputs[0]
-        length = self.columns(source)
-        (operand, _), *others = self.segments(source)
-        assert not others, "a reduction reads one place"
-        return [REDUCE, REDUCTIONS[self.nodes[number].operation], *operand, length, *self.places[number]]
+        node = self.nodes[number]
+        first, *second = (self._row(source) for source in node.inputs)
+        extra = [v for operand in second for v in operand]
+        if node.operation == "inverse_deviation":
+            operation, extra = INVERSE_DEVIATIONS[node.attribute], [self.constant(EPSILON)]
+        else:
+            operation = REDUCTIONS[node.operation]
+        return [REDUCE, operation, *first, self.columns(node.inputs[0]), *extra, *self.places[number]]
+
+    def _row(self, number: int) -> Operand:
+        """The one place of a whole vector."""
+        (operand, _), *others = self.segments(number)
+        assert not others, "a reduction or a norm reads one place"
+        return operand
+
+    def _norm(self, number: int) -> list[int]:
+        node = self.nodes[number]
+        source, *normal, scale = (self._row(i) for i in node.inputs)
+        code = [NORMALISE, int(node.attribute == "layer"), self.columns(number), *source, *scale, *self.places[number]]
+        return [*code, len(normal), *(normal or [Operand(0)])[0]]
 
     def _gather(self, number: int) -> list[int]:
         parts = self.nodes[number].inputs

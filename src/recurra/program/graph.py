@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from recurra.errors import CellError
-from recurra.program.operations import REDUCTIONS, TABLE
+from recurra.program.operations import INVERSE_DEVIATIONS, REDUCTIONS, TABLE
 from recurra.program.widths import SCALAR, Shape, Width
 
-LEAVES = frozenset({"input", "elapsed", "state", "parameter", "constant", "grad_output", "grad_next"})
+SIZES = frozenset({"unit", "columns"})
+"""Leaves that only the sizes of the widths decide: the number of each column, and how many there are of a width."""
+
+FIXED = SIZES | {"parameter", "constant"}
+"""Leaves that are the same at every step of a sequence."""
+
+LEAVES = FIXED | {"input", "elapsed", "state", "grad_output", "grad_next"}
 """Operations that read something given. Their attribute says which one."""
 
 PRODUCTS = frozenset({"matmul", "matmul_transposed"})
+
+NORMS = frozenset({"normalise", "normalise_gradient"})
+"""Operations that read a whole vector for each of its columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,13 +183,37 @@ class Graph:
                 "a hidden state, or give the parameter other columns"
             )
 
-    def reduce(self, operation: str, a: int) -> int:
-        """A reduction over all columns of a vector."""
+    def unit(self, width: Width) -> int:
+        """The number of each column of a width: 0, 1, 2 and so on."""
+        return self.constant(0.0) if width.is_scalar else self.leaf("unit", (width,), str(width))
+
+    def columns(self, width: Width) -> int:
+        """How many columns a width has: a scalar that is known when the program is compiled."""
+        return self.leaf("columns", (SCALAR,), str(width)) if width.name else self.constant(width.count)
+
+    def reduce(self, operation: str, a: int, b: int | None = None) -> int:
+        """A reduction over all columns of a vector; "dot" takes two of one width."""
         if operation not in REDUCTIONS:
             raise CellError(f"unknown reduction '{operation}'; expected one of {', '.join(REDUCTIONS)}")
         if len(self.nodes[a].shape) != 1:
             raise CellError("a reduction needs a vector; matrix values in a step are not supported yet")
-        return self.add_node(Node(operation, (a,), (SCALAR,)))
+        if (b is None) == (operation == "dot"):
+            raise CellError(f"the reduction '{operation}' takes {2 if operation == 'dot' else 1} values")
+        if b is not None and self.nodes[b].shape != self.nodes[a].shape:
+            raise CellError(
+                f"'{operation}' got values of widths {_describe(self.nodes[a].shape)} and "
+                f"{_describe(self.nodes[b].shape)}; expected equal widths"
+            )
+        return self.add_node(Node(operation, (a,) if b is None else (a, b), (SCALAR,)))
+
+    def normalise(self, a: int, kind: str) -> int:
+        """A vector divided by the root of its mean square ("rms"), or, with its mean subtracted first, by its standard
+        deviation ("layer")."""
+        if kind not in INVERSE_DEVIATIONS:
+            raise CellError(f"unknown norm '{kind}'; expected one of {', '.join(INVERSE_DEVIATIONS)}")
+        if len(self.nodes[a].shape) != 1:
+            raise CellError("a norm needs a vector; matrix values in a step are not supported yet")
+        return self.add_node(Node("normalise", (a,), self.nodes[a].shape, kind))
 
     def transpose(self, a: int) -> int:
         shape = self.nodes[a].shape

@@ -37,6 +37,7 @@ class Kind(IntEnum):
     SCALAR_TEMP = 16
     SCALAR_CHUNK = 17
     SCALAR_TAPE = 18
+    UNIT = 19
 
 
 class Operand(NamedTuple):
@@ -99,10 +100,10 @@ def tape_layout(core: Core, adjoint: Adjoint, sizes: Mapping[str, int]) -> TapeL
 def _bind_leaves(nodes: tuple[Node, ...]) -> dict[int, Operand]:
     kinds = {
         "input": Kind.INPUT, "elapsed": Kind.ELAPSED, "state": Kind.STATE_PREVIOUS, "parameter": Kind.VECTOR,
-        "grad_output": Kind.GRAD_OUTPUT, "grad_next": Kind.GRAD_NEXT,
+        "grad_output": Kind.GRAD_OUTPUT, "grad_next": Kind.GRAD_NEXT, "unit": Kind.UNIT,
     }  # fmt: skip
     return {
-        i: Operand(kinds[node.operation], node.attribute or 0)
+        i: Operand(kinds[node.operation], node.attribute if isinstance(node.attribute, int) else 0)
         for i, node in enumerate(nodes)
         if node.operation in kinds and len(node.shape) == 1
     }

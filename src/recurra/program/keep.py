@@ -35,7 +35,7 @@ def kept_nodes(core: Core, adjoint: Adjoint) -> list[int]:
         node = core.nodes[number]
         if number in at_hand:
             continue
-        again = node.operation in TABLE or (node.operation == "gate" and core.nodes[node.inputs[0]].operation in LEAVES)
+        again = node.operation in TABLE or node.operation == "gate"
         if again and all(i in at_hand for i in node.inputs):
             at_hand.add(number)
         elif number in needed:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from recurra.errors import CellError
+
 # A derivative receives a builder with one method an operation, the inputs, the result and its cotangent, all as node
 # numbers, and returns the cotangent of each input (None where there is none).
 Derivative = Callable[[Any, Sequence[int], int, int, Any], Sequence[int | None]]
@@ -24,7 +26,8 @@ class Operation:
 
     `torch` maps the torch module to the function, so that this table needs no torch. `onnx` is a nested tuple:
     an operator's
-    name, then its arguments; an integer is an input, a float a constant. `cheap` says that recomputing the operation
+    name, then its arguments; an integer is an input, a float a constant. Where an operation has no such form, a string
+    says why; `onnx_form` raises it. `cheap` says that recomputing the operation
     costs less than keeping its result from the forward pass to the backward pass.
     """
 
@@ -33,7 +36,7 @@ class Operation:
     opcode: int
     numpy: Callable[..., Any]
     torch: Callable[[Any], Callable[..., Any]]
-    onnx: tuple[Any, ...]
+    onnx: tuple[Any, ...] | str
     derivative: Derivative | None
     cheap: bool = True
     boolean: bool = False
@@ -46,6 +49,44 @@ def _sigmoid(a: Any) -> Any:
 
 def _softplus(a: Any) -> Any:
     return np.logaddexp(a, 0)
+
+
+# Rounds of products and shifts modulo 2^32, with factors from public searches for good ones (Wellons 2018, Appleby
+# 2011, and the golden ratio). csrc/math.hpp has the same.
+_KEY_ROUND = (0x21F0AAAD, 15)
+_UNIT_ROUNDS = ((0x7FEB352D, 15), (0x846CA68B, 16))
+
+
+def _mix_words(a: Any, b: Any) -> Any:
+    """The hash of two arrays of whole numbers of 64 bits, whose overflow drops the upper bits."""
+
+    def stirred(word: Any, factor: int, shift: int) -> Any:
+        word = (word * factor) & 0xFFFFFFFF
+        return word ^ (word >> shift)
+
+    word = stirred(a ^ 0x5BD1E995, *_KEY_ROUND) ^ ((b * 0x9E3779B1) & 0xFFFFFFFF)
+    for factor, shift in _UNIT_ROUNDS:
+        word = stirred(word, factor, shift)
+    return word >> 8
+
+
+def _mix(a: Any, b: Any) -> Any:
+    a, b = (np.rint(v) for v in (a, b))
+    fits = (a >= 0) & (a < 2**24) & (b >= 0) & (b < 2**24)
+    # the products of 32 bits by 32 need 64 bits without a sign
+    words = _mix_words(*(np.where(fits, v, 0).astype(np.uint64) for v in (a, b)))
+    return np.where(fits, words.astype(np.result_type(a, b)), np.nan)
+
+
+def _torch_mix(torch: Any) -> Callable[..., Any]:
+    def mix(a: Any, b: Any) -> Any:
+        dtype = torch.result_type(a, b)
+        a, b = a.round(), b.round()
+        fits = (a >= 0) & (a < 2**24) & (b >= 0) & (b < 2**24)
+        words = _mix_words(torch.where(fits, a, 0).to(torch.int64), torch.where(fits, b, 0).to(torch.int64))
+        return torch.where(fits, words.to(dtype), torch.full((), float("nan"), dtype=dtype, device=words.device))
+
+    return mix
 
 
 def _surrogate(torch: Any) -> Callable[..., Any]:
@@ -157,6 +198,9 @@ _ROWS = [
               lambda g, v, y, d, _: (g.call("div", d, g.add(g.constant(1.0), v[0])),), cheap=False),
     Operation("expm1", 1, 37, np.expm1, lambda t: t.expm1, ("Sub", ("Exp", 0), 1.0),
               lambda g, v, y, d, _: (g.mul(d, g.add(g.constant(1.0), y)),), cheap=False),
+    Operation("mix", 2, 38, _mix, _torch_mix,
+              "random numbers are drawn in training only: export the layer in evaluation, after layer.eval()",
+              lambda g, v, y, d, _: (None, None)),
     Operation("stop_gradient", 1, 0, np.copy, lambda t: lambda a: a.detach(), ("Identity", 0),
               lambda g, v, y, d, _: (None,)),
 ]  # fmt: skip
@@ -164,5 +208,20 @@ _ROWS = [
 TABLE: dict[str, Operation] = {row.name: row for row in _ROWS}
 """Every pointwise operation by name."""
 
-REDUCTIONS: dict[str, int] = {"sum": 0, "max": 1, "min": 2}
-"""Reductions over the columns of a value, with their number in the engine."""
+REDUCTIONS: dict[str, int] = {"sum": 0, "max": 1, "min": 2, "dot": 3}
+"""Reductions over the columns of a value, with their number in the engine; "dot" is the sum of the products of two."""
+
+
+EPSILON = 1e-5
+"""What a norm adds to a variance or mean square before it takes the root."""
+
+INVERSE_DEVIATIONS: dict[str, int] = {"layer": 4, "rms": 5}
+"""Kinds of norms, with the number in the engine of the reduction that a vector is multiplied by."""
+
+
+def onnx_form(name: str) -> tuple[Any, ...]:
+    """The ONNX form of an operation. Raises CellError, with the reason, for one that has none."""
+    form = TABLE[name].onnx
+    if isinstance(form, str):
+        raise CellError(f"'{name}' has no form in ONNX: {form}")
+    return form

@@ -16,7 +16,7 @@ _INFIX = {
     "le": ("<=", 0),
     "gt": (">", 0), "ge": (">=", 0), "eq": ("==", 0), "ne": ("!=", 0),
 }  # fmt: skip
-_LEAF_NAMES = {"input": "x", "elapsed": "elapsed", "grad_output": "d_y"}
+_LEAF_NAMES = {"input": "x", "elapsed": "elapsed", "grad_output": "d_y", "unit": "unit"}
 
 
 class _Printer:
@@ -50,8 +50,8 @@ class _Printer:
         node = self.nodes[number]
         if named and number in self.names:
             return self.names[number]
-        if node.operation == "constant":
-            return f"{node.attribute:g}"
+        if node.operation in ("constant", "columns"):
+            return f"{node.attribute:g}" if node.operation == "constant" else f"columns({node.attribute})"
         parts = [self.expression(i) for i in node.inputs]
         if node.operation in _INFIX:
             sign, strength = _INFIX[node.operation]
@@ -81,6 +81,8 @@ class _Printer:
 def _leaf_name(node: Node, program: Program) -> str | None:
     if node.operation == "state":
         return program.states[node.attribute].name
+    if node.operation == "parameter":
+        return program.parameters[node.attribute].name
     return _LEAF_NAMES.get(node.operation)
 
 
@@ -89,11 +91,14 @@ def _core_names(program: Program, core: Core) -> dict[int, str]:
     names = dict(core.labels)
     for i, node in enumerate(core.nodes):
         if node.operation == "parameter":
-            names.setdefault(i, f"p{node.attribute}")
+            given = program.nodes[program.core_parameters[node.attribute]]
+            own = _leaf_name(given, program) if given.operation == "parameter" else None
+            names.setdefault(i, own or f"p{node.attribute}")
         else:
             names[i] = _leaf_name(node, program) or names.get(i, "")
     for k, number in enumerate(core.next_states):
-        names[number] = f"{core.states[k].name}'"
+        if core.nodes[number].inputs:
+            names[number] = f"{core.states[k].name}'"
     return {i: name for i, name in names.items() if name}
 
 
@@ -105,12 +110,14 @@ def equations(program: Program) -> list[str]:
         if name:
             names[i] = name
     for k, number in enumerate(program.next_states):
-        names[number] = f"{program.states[k].name}'"
-    lines = _Printer(program.nodes, names, program.results).lines()
-    if program.output not in program.next_states:
-        lines.append(f"y = {_Printer(program.nodes, names, program.results).expression(program.output)}")
-    else:
-        lines.append(f"y = {names[program.output]}")
+        if program.nodes[number].inputs:
+            names[number] = f"{program.states[k].name}'"
+    printer = _Printer(program.nodes, names, program.results)
+    lines = printer.lines()
+    for spec, number in zip(program.states, program.next_states, strict=True):
+        if not program.nodes[number].inputs:
+            lines.append(f"{spec.name}' = {printer.expression(number)}")
+    lines.append(f"y = {printer.expression(program.output)}")
     return lines
 
 

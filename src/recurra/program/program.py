@@ -4,16 +4,18 @@ and compiled."""
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from recurra.errors import FormatError
-from recurra.program.graph import LEAVES, Graph, Node, ancestors, descendants
+from recurra.program.graph import FIXED, LEAVES, SIZES, Graph, Node, ancestors, descendants
 from recurra.program.operations import REDUCTIONS, TABLE
 from recurra.program.widths import ParameterSpec, StateSpec, Width
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_OLDER_VERSIONS = (1,)  # where no state has a role
 
 _STRUCTURAL = {"gate": 1, "matmul": 2, "matmul_transposed": 2, "transpose": 1}
 
@@ -59,15 +61,16 @@ class Program:
         """The nodes that depend on parameters only and are read by a later stage, in order.
 
         A parameter that a later stage reads as it is stands for itself; any other value (`W - W.T`, `exp(nu)`)
-        is computed once a call,
-        before the scan, and handed to it like a parameter.
+        is computed once a call, before the scan, and handed to it like a parameter. Values of sizes alone are no
+        parameters: the compiler knows them.
         """
-        varying = descendants(
-            self.nodes, (i for i, n in enumerate(self.nodes) if n.operation in LEAVES - {"parameter", "constant"})
-        )
-        read = {j for i in self.live if i in varying for j in self.nodes[i].inputs if j not in varying}
-        read |= {i for i in self.results if i not in varying}
-        return tuple(sorted({self._whole(i) for i in read if self.nodes[i].operation != "constant"}))
+        varying = descendants(self.nodes, self._leaves(LEAVES - FIXED))
+        known = descendants(self.nodes, self._leaves({"parameter"})) - varying
+        read = {j for i in self.live if i in varying for j in self.nodes[i].inputs} | set(self.results)
+        return tuple(sorted({self._whole(i) for i in read & known}))
+
+    def _leaves(self, operations: Iterable[str]) -> list[int]:
+        return [i for i, node in enumerate(self.nodes) if node.operation in operations]
 
     def _whole(self, number: int) -> int:
         node = self.nodes[number]
@@ -89,7 +92,7 @@ class Program:
             "version": FORMAT_VERSION,
             "name": self.name,
             "doc": self.doc,
-            "states": [[s.name, str(s.width), s.initial] for s in self.states],
+            "states": [[s.name, str(s.width), s.initial, s.role] for s in self.states],
             "parameters": [
                 [
                     p.name,
@@ -140,11 +143,11 @@ class Program:
 
 
 def _read(value: Any) -> Program:
-    if value["version"] != FORMAT_VERSION:
+    if value["version"] not in (FORMAT_VERSION, *_OLDER_VERSIONS):
         raise FormatError(
             f"a program has format version {value['version']}; this recurra reads version {FORMAT_VERSION}"
         )
-    states = tuple(StateSpec(str(n), Width.parse(w), float(i)) for n, w, i in value["states"])
+    states = tuple(StateSpec(str(n), Width.parse(w), float(i), *role) for n, w, i, *role in value["states"])
     parameters = tuple(
         ParameterSpec(str(n), k, Width.parse(r), None if c is None else Width.parse(c), tuple(map(float, i)), f, g)
         for n, k, r, c, i, f, g in value["parameters"]
@@ -154,7 +157,7 @@ def _read(value: Any) -> Program:
         number = len(graph.nodes)
         if any(not isinstance(i, int) or not 0 <= i < number for i in inputs):
             raise FormatError(f"node {number} ('{operation}') reads {inputs}; expected earlier nodes only")
-        if _append(graph, operation, tuple(inputs), attribute, states, parameters) != number:
+        if append(graph, operation, tuple(inputs), attribute, states, parameters) != number:
             raise FormatError(f"node {number} ('{operation}') is not in normal form")
     results = [*value["next_states"], value["output"]]
     if len(results) != len(states) + 1 or any(not 0 <= r < len(graph.nodes) for r in results):
@@ -175,15 +178,15 @@ def _read(value: Any) -> Program:
     )
 
 
-def _append(
+def append(
     graph: Graph,
     operation: str,
     inputs: tuple[int, ...],
     attribute: Any,
-    states: tuple[StateSpec, ...],
-    parameters: tuple[ParameterSpec, ...],
+    states: Sequence[StateSpec],
+    parameters: Sequence[ParameterSpec],
 ) -> int:
-    """Adds a node that was read from a file, checking everything about it."""
+    """Adds a node of a program, given its operation, inputs and attribute, checking everything about it."""
     if operation == "state":
         return graph.leaf(operation, (states[_index(attribute, len(states))].width,), attribute)
     if operation == "parameter":
@@ -192,10 +195,14 @@ def _append(
         return graph.leaf(operation, (Width(1, "input"),))
     if operation in ("elapsed", "constant"):
         return graph.leaf(operation, (Width(1),), None if operation == "elapsed" else float(attribute))
+    if operation in SIZES:
+        return getattr(graph, operation)(Width.parse(attribute))
     if operation in TABLE:
         if len(inputs) != TABLE[operation].arity:
             raise FormatError(f"'{operation}' has {len(inputs)} inputs; expected {TABLE[operation].arity}")
         return graph.call(operation, *inputs, attribute=attribute)
+    if operation == "normalise" and len(inputs) == 1:
+        return graph.normalise(inputs[0], attribute)
     if operation in REDUCTIONS:
         return graph.reduce(operation, *inputs)
     if operation in _STRUCTURAL and len(inputs) == _STRUCTURAL[operation]:

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from recurra.program.graph import LEAVES, PRODUCTS, ancestors
+from recurra.program.graph import LEAVES, NORMS, PRODUCTS, ancestors
 from recurra.program.job import Job
 from recurra.program.operations import REDUCTIONS
 from recurra.program.widths import Width
@@ -14,7 +14,7 @@ from recurra.program.widths import Width
 PRE, LOOP, POST = 0, 1, 2
 SECTIONS = (PRE, LOOP, POST)
 
-HEAVY = PRODUCTS | frozenset(REDUCTIONS)
+HEAVY = PRODUCTS | NORMS | frozenset(REDUCTIONS) | {"inverse_deviation"}
 ALIASES = frozenset({"gate", "join"})
 
 
@@ -32,7 +32,7 @@ class Block:
 class Phase:
     """One pass over the rows of a step (or, outside the loop, of a chunk).
 
-    A product, a reduction, the gathering of gates into one buffer, or a group of pointwise nodes.
+    A product, a reduction, a norm, the gathering of gates into one buffer, or a group of pointwise nodes.
     """
 
     kind: str
@@ -233,7 +233,8 @@ class Scheduler:
     def _heavy_phase(self, number: int) -> Phase:
         if number in self.blocks:
             return Phase("product", [number], self.nodes[number].width, self.blocks[number])
-        kind = "gather" if number in self.gathered else "reduce"
+        norm = "normalise" if self.nodes[number].operation in NORMS else "reduce"
+        kind = "gather" if number in self.gathered else norm
         return Phase(kind, [number], self.nodes[number].width)
 
     def _pointwise_group(self, todo: set[int], done: set[int]) -> list[int]:

@@ -33,6 +33,7 @@ class StateDeclaration:
 
     width: Width = HIDDEN
     initial: float = 0.0
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,11 +183,27 @@ def apply(operation: str, *values: Any, attribute: Any = None) -> Any:
     return Symbol(graph, graph.call(operation, *(first._lift(v) for v in values), attribute=attribute))
 
 
-def reduce(operation: str, value: Symbol) -> Symbol:
-    """A reduction of the cell language over all columns of a value."""
+def reduce(operation: str, value: Symbol, other: Symbol | None = None) -> Symbol:
+    """A reduction of the cell language over all columns of a value, or of the products of two."""
+    if not isinstance(value, Symbol) or not isinstance(other, Symbol | None):
+        wrong = other if isinstance(value, Symbol) else value
+        raise CellError(f"{operation}() got {type(wrong).__name__}; expected a value of a cell being defined")
+    second = None if other is None else value._lift(other)
+    return Symbol(value._graph, value._graph.reduce(operation, value.number, second))
+
+
+def normalise(kind: str, value: Symbol) -> Symbol:
+    """A norm of the cell language over all columns of a value."""
     if not isinstance(value, Symbol):
-        raise CellError(f"{operation}() got {type(value).__name__}; expected a value of a cell being defined")
-    return Symbol(value._graph, value._graph.reduce(operation, value.number))
+        raise CellError(f"{kind}_norm() got {type(value).__name__}; expected a value of a cell being defined")
+    return Symbol(value._graph, value._graph.normalise(value.number, kind))
+
+
+def about_columns(question: str, value: Symbol) -> Symbol:
+    """A leaf of the cell language that the width of a value decides: "unit" or "columns"."""
+    if not isinstance(value, Symbol):
+        raise CellError(f"{question}() got {type(value).__name__}; expected a value of a cell being defined")
+    return Symbol(value._graph, getattr(value._graph, question)(value.width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +236,7 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
                     f"State(...). "
                     "Parameters and hyperparameters stand after '*'"
                 )
-            states.append(StateSpec(argument.name, declared.width, declared.initial))
+            states.append(StateSpec(argument.name, declared.width, declared.initial, declared.role))
         elif argument.kind is not inspect.Parameter.KEYWORD_ONLY:
             raise CellError(f"cell '{name}': '*{argument.name}' is not allowed; name every state and parameter")
         elif isinstance(default, ParameterDeclaration):

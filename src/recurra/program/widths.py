@@ -54,19 +54,38 @@ Shape = tuple[Width, ...]
 """(width,) of a vector, (rows, columns) of a matrix."""
 
 
+STATE_ROLES = ("", "kept", "seed", "count", "begin", "started")
+
+
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """One state of a cell: its name, width, and the constant that it starts from (and returns to on a reset)."""
+    """One state of a cell: its name, width, and the constant that it starts from (and returns to on a reset).
+
+    `role` is empty for what a cell remembers of its input. A "kept" state is left alone by a reset. The others keep
+    books for random numbers and initial values, which transforms of a cell share: "seed", a whole number that is drawn
+    where a sequence begins in training, and kept; "count", the number of steps since then, kept; "begin", the count
+    at which the sequence began; "started", 1 after the first step.
+    """
 
     name: str
     width: Width = HIDDEN
     initial: float = 0.0
+    role: str = ""
+
+    def __post_init__(self) -> None:
+        if self.role not in STATE_ROLES:
+            raise CellError(f"state '{self.name}' has role '{self.role}'; expected one of {', '.join(STATE_ROLES)}")
+
+    @property
+    def kept(self) -> bool:
+        """Whether a reset leaves the state alone."""
+        return self.role in ("kept", "seed", "count")
 
     def columns(self, sizes: Mapping[str, int]) -> int:
         return self.width.size(sizes)
 
 
-PARAMETER_KINDS = ("input", "recurrent", "diagonal", "bias", "matrix")
+PARAMETER_KINDS = ("input", "recurrent", "diagonal", "bias", "matrix", "gain")
 
 
 @dataclass(frozen=True, slots=True)
