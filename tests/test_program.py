@@ -207,6 +207,20 @@ def test_damaged_programs_are_refused() -> None:
             Program.from_json(damaged)
 
 
+def test_programs_of_version_1_are_read() -> None:
+    value = json.loads(cells.lstm.program.to_json())
+    value["version"] = 1
+    value["states"] = [state[:3] for state in value["states"]]
+    assert Program.from_json(json.dumps(value)) == cells.lstm.program
+
+
+def test_roles_of_states_are_checked() -> None:
+    value = json.loads(cells.lstm.program.to_json())
+    value["states"][0][3] = "guessed"
+    with pytest.raises((FormatError, CellError), match="role 'guessed'; expected one of , kept, seed"):
+        Program.from_json(json.dumps(value))
+
+
 def test_a_value_of_another_cell_is_refused() -> None:
     leaked = []
 
@@ -225,10 +239,13 @@ def test_a_value_of_another_cell_is_refused() -> None:
 def test_a_traced_cell_leaves_the_profiler_alone() -> None:
     import sys
 
+    def plain(x, h, *, W=Input(), U=Recurrent()):
+        return tanh(W @ x + U @ h)
+
     calls = []
     sys.setprofile(lambda *_: calls.append(1))
     try:
-        cell(cells.gru._function)
+        cell(plain)
         assert sys.getprofile() is not None
     finally:
         sys.setprofile(None)

@@ -12,15 +12,32 @@ from recurra.program.trace import trace
 
 
 class Cell:
-    """A recurrent cell: a name and its program.
+    """A recurrent cell: a name and its program, and where training runs other equations, the program for that.
 
     Calling it with hyperparameters gives the same cell with other values: ``cell(depth=3)``.
     """
 
-    def __init__(self, function: Callable[..., Any], settings: dict[str, Any] | None = None) -> None:
-        self._function = function
-        self._settings = dict(settings or {})
-        self.program: Program = trace(function, self._settings)
+    def __init__(
+        self,
+        program: Program,
+        training_program: Program | None = None,
+        *,
+        remake: Callable[..., Cell] | None = None,
+    ) -> None:
+        """`training_program` has the same states and parameters; None stands for the same equations. `remake` makes
+        the cell with other hyperparameters. Raises CellError when the two programs do not fit."""
+        if training_program == program:
+            training_program = None
+        if training_program is not None and (
+            training_program.states != program.states or training_program.parameters != program.parameters
+        ):
+            raise CellError(
+                f"cell '{program.name}': its program for training has other states or parameters than the one for "
+                "evaluation; declare the same in both"
+            )
+        self.program = program
+        self.training_program = training_program
+        self._remake = remake
 
     @property
     def name(self) -> str:
@@ -31,10 +48,16 @@ class Cell:
         return self.program.doc
 
     def __call__(self, **hyperparameters: Any) -> Cell:
-        return Cell(self._function, {**self._settings, **hyperparameters})
+        if self._remake is None:
+            raise CellError(f"cell '{self.name}' was made from a program and has no hyperparameters")
+        return self._remake(**hyperparameters)
 
     def __repr__(self) -> str:
         return f"<cell {self.name}>"
+
+
+def _trace_cell(function: Callable[..., Any], settings: dict[str, Any]) -> Cell:
+    return Cell(trace(function, settings), remake=lambda **other: _trace_cell(function, {**settings, **other}))
 
 
 _CELLS: dict[str, Cell] = {}
@@ -49,14 +72,14 @@ def cell(function: Callable[..., Any]) -> Cell:
     the first state unless
     one value is marked ``output(value)``. Raises CellError when the equations are malformed.
     """
-    return Cell(function)
+    return _trace_cell(function, {})
 
 
 def register(*cells: Cell) -> None:
     """Makes cells known by name, for settings and the command line."""
     for one in cells:
         known = _CELLS.get(one.name)
-        if known is not None and known.program != one.program:
+        if known is not None and (known.program, known.training_program) != (one.program, one.training_program):
             raise CellError(f"a cell named '{one.name}' is registered already; give yours another name")
         _CELLS[one.name] = one
 
@@ -67,14 +90,19 @@ def names() -> list[str]:
 
 
 def get(cell: str | Cell | Program) -> Program:
-    """The program of a cell by name or object. Raises CellError for an unknown name."""
+    """The program of a cell by name or object; of two, that for evaluation. Raises CellError for an unknown name."""
+    return find(cell).program
+
+
+def find(cell: str | Cell | Program) -> Cell:
+    """A cell by name, object or program. Raises CellError for an unknown name."""
     if isinstance(cell, Program):
-        return cell
+        return Cell(cell)
     if isinstance(cell, Cell):
-        return cell.program
+        return cell
     if isinstance(cell, str):
         if cell in _CELLS:
-            return _CELLS[cell].program
+            return _CELLS[cell]
         near = difflib.get_close_matches(cell, _CELLS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else "see recurra.cells.names()"
         raise CellError(f"unknown cell '{cell}'; {hint}")

@@ -24,7 +24,7 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _readable(tensor: Tensor) -> bool:
+def readable(tensor: Tensor) -> bool:
     """Whether its values can be looked at: not while a graph is traced, nor under a transform such as vmap."""
     return not torch.compiler.is_compiling() and not transform_reason() and not tensor.is_meta
 
@@ -139,7 +139,7 @@ def check_lengths(lengths: Any, batch: int, time: int, device: torch.device) -> 
             f"lengths has shape {_shape(lengths)}", expected=f"({batch},), one length a row", advice="Give each row one"
         )
     _check_device("lengths", lengths, device)
-    if lengths.numel() == 0 or not _readable(lengths):
+    if lengths.numel() == 0 or not readable(lengths):
         return
     low, high = (int(bound) for bound in lengths.aminmax())
     if low < 0 or high > time:
@@ -193,7 +193,7 @@ def check_elapsed(elapsed: Any, shape: tuple[int, ...], lengths: Tensor | None, 
         advice = "One time a row and step: how long ago the step before was"
         raise ShapeError(f"elapsed has shape {_shape(elapsed)}", expected=str(shape), advice=advice)
     check_like("elapsed", elapsed, like)
-    if not _readable(elapsed):
+    if not readable(elapsed):
         return
     fine = elapsed >= 0
     if lengths is not None:
@@ -204,6 +204,17 @@ def check_elapsed(elapsed: Any, shape: tuple[int, ...], lengths: Tensor | None, 
             f"elapsed holds {worst}",
             expected="0 or more at every valid step",
             advice="Sort the steps of each row by time",
+        )
+
+
+def check_counts(what: str, like: Tensor) -> None:
+    """`like` has a dtype that counts steps and seeds without a gap."""
+    if like.dtype not in (torch.float32, torch.float64):
+        raise ShapeError(
+            f"{what} has parameters of {like.dtype}",
+            expected="torch.float32 or torch.float64 while it trains: its random numbers are counted, which half "
+            "precision cannot",
+            advice="Train in float32, or under torch.autocast; evaluation runs in half precision too",
         )
 
 

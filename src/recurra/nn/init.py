@@ -38,7 +38,7 @@ def default_(layer: Module) -> Module:
     """Draws all parameters of all cells as a new layer draws them."""
     xavier_(layer)
     orthogonal_(layer)
-    for spec, gates in _gates(layer, "bias", "diagonal"):
+    for spec, gates in _gates(layer, "bias", "diagonal", "gain"):
         for gate, value in zip(gates, spec.initial, strict=True):
             gate.fill_(value)
     return layer

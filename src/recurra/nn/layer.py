@@ -26,6 +26,10 @@ class Layer(nn.Module, ABC):
     """Whether the layer puts out one vector a row, (batch, output_size), instead of one a step."""
     uses_elapsed: bool = False
     """Whether the layer needs the time between steps."""
+    seeded: bool = False
+    """Whether training draws random numbers that follow from the state, so that equal calls give equal results."""
+    lawless_in_training: str = ""
+    """Why a sequence in training is more than its steps, its chunks and its rows; empty where it is not."""
 
     @abstractmethod
     def forward(

@@ -15,6 +15,7 @@ from recurra.nn import checks, init
 from recurra.nn.layer import Layer, State
 from recurra.nn.state import state_type
 from recurra.program import Program
+from recurra.program.widths import StateSpec
 
 
 class Recurrent(Layer):
@@ -24,6 +25,10 @@ class Recurrent(Layer):
     cell's equations, the state has a field for each state of the cell. `widths` gives the size of every other width
     that the cell names. The parameters start as `recurra.nn.init` says. Raises CellError and ShapeError for a cell or
     sizes that do not fit.
+
+    Where the cell draws random numbers in training, `training_program` holds the equations that run there, `program`
+    those of evaluation. Then `initial_state` draws each row's seed from torch's generator while the layer trains, and
+    half precision is refused there, for it cannot count.
     """
 
     def __init__(
@@ -35,16 +40,21 @@ class Recurrent(Layer):
         widths: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        program = cells.get(cell)
+        found = cells.find(cell)
+        program = found.program
         sizes = _sizes(program, input_size, hidden_size, widths or {})
         self.program = program
+        self.training_program = found.training_program
+        self.seeded = found.training_program is not None
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.widths = dict(widths or {})
         self.output_size = program.output_width.size(sizes)
         self.uses_elapsed = program.uses_elapsed
         self._columns = tuple(spec.columns(sizes) for spec in program.states)
-        self._state_type = state_type(tuple(spec.name for spec in program.states))
+        self._state_type = state_type(
+            tuple(spec.name for spec in program.states), tuple(spec.name for spec in program.states if spec.kept)
+        )
         self._names = tuple(spec.name for spec in program.parameters)
         for spec in program.parameters:
             if hasattr(self, spec.name):
@@ -76,11 +86,29 @@ class Recurrent(Layer):
 
     def initial_state(self, batch: int) -> State:
         checks.check_batch(batch)
-        return self._initial_state(batch, self._parameter_values()[0])
+        like = self._parameter_values()[0]
+        if self.seeded:
+            self._check_counting(like)
+        return self._initial_state(batch, like)
+
+    def _check_counting(self, like: Tensor) -> None:
+        """In training a seeded cell counts its steps, which half precision cannot."""
+        if self.training:
+            checks.check_counts(f"cell '{self.program.name}'", like)
 
     def _initial_state(self, batch: int, like: Tensor) -> State:
         columns = zip(self.program.states, self._columns, strict=True)
-        return self._state_type._make(like.new_full((batch, width), spec.initial) for spec, width in columns)
+        return self._state_type._make(self._initial(spec, (batch, width), like) for spec, width in columns)
+
+    def _initial(self, spec: StateSpec, shape: tuple[int, int], like: Tensor) -> Tensor:
+        if spec.role == "seed" and self.training and self.seeded:
+            return torch.randint(0, cells.LEVELS, shape, dtype=like.dtype, device=like.device)
+        return like.new_full(shape, spec.initial)
+
+    @property
+    def running_program(self) -> Program:
+        """The program of the mode that the layer is in."""
+        return self.training_program if self.training and self.training_program is not None else self.program
 
     def forward(
         self,
@@ -94,6 +122,8 @@ class Recurrent(Layer):
         parameters = self._parameter_values()
         like = parameters[0]
         checks.check_sequence(x, self.input_size, like)
+        if self.seeded:
+            self._check_counting(like)
         batch, time = x.shape[:2]
         if state is None:
             state = self._initial_state(batch, like)
@@ -106,17 +136,21 @@ class Recurrent(Layer):
         checks.check_elapsed_wanted(elapsed, self.uses_elapsed)
         if elapsed is not None:
             checks.check_elapsed(elapsed, (batch, time), lengths, like)
-        y, after = ops.scan(self.program, x, state, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
+        y, after = ops.scan(self.running_program, x, state, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
         return y, self._state_type._make(after)
 
     def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
         parameters = self._parameter_values()
         if type(state) is not self._state_type:
             checks.check_structure(state, self._state_type, len(self._columns))
+        if self.seeded:
+            self._check_counting(parameters[0])
         if elapsed is not None or self.uses_elapsed:
             self._check_step(x_t, state, elapsed, parameters[0])
         try:
-            y_t, after = ops.step(self.program, x_t, state, parameters, elapsed=elapsed)
+            y_t, after = ops.step(
+                self.running_program if self.seeded else self.program, x_t, state, parameters, elapsed=elapsed
+            )
         except (RecurraError, AttributeError, TypeError):
             # the op checks; checking here too would take as long as the step, so this only finds better words
             self._check_step(x_t, state, elapsed, parameters[0])

@@ -12,20 +12,21 @@ from torch.utils import _pytree
 from recurra.errors import ArgumentError
 from recurra.nn.layer import State
 
-_TYPES: dict[tuple[str, ...], type] = {}
-_PREFIX = "State:"
+_TYPES: dict[tuple[tuple[str, ...], tuple[str, ...]], type] = {}
+_PREFIX, _KEPT = "State:", "*"
 
 Nested = TypeVar("Nested", bound=State)
 
 
-def state_type(names: tuple[str, ...]) -> Any:
-    """The named tuple type with these fields. Equal names give the same type, in every process.
+def state_type(names: tuple[str, ...], kept: tuple[str, ...] = ()) -> Any:
+    """The named tuple type with these fields, of which a reset leaves those in `kept` alone. Equal names give the same
+    type, in every process.
 
     An exported graph (`torch.export`) names its state's type. Before such a file is loaded in a fresh process, this
     function must have been called for the names there, unless they are those of the classic cells. Raises
     ArgumentError when a name is no field name.
     """
-    known = _TYPES.get(names)
+    known = _TYPES.get((names, kept))
     if known is not None:
         return known
     try:
@@ -36,16 +37,19 @@ def state_type(names: tuple[str, ...]) -> Any:
         ) from error
     made.__doc__ = f"The state of a layer: {', '.join(names)}."
     # pickle looks a class up by its qualified name; `__getattr__` below finds it by that, in a fresh process too
-    made.__qualname__ = _PREFIX + ",".join(names)
+    made.__qualname__ = _PREFIX + ",".join(_KEPT * (name in kept) + name for name in names)
+    made.kept = kept
     # torch takes any named tuple apart, but writes only registered ones into an exported file
     _pytree._register_namedtuple(made, serialized_type_name=f"{__name__}.{made.__qualname__}")
-    _TYPES[names] = made
+    _TYPES[names, kept] = made
     return made
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith(_PREFIX):
-        return state_type(tuple(filter(None, name.removeprefix(_PREFIX).split(","))))
+        marked = tuple(filter(None, name.removeprefix(_PREFIX).split(",")))
+        kept = tuple(one.removeprefix(_KEPT) for one in marked if one.startswith(_KEPT))
+        return state_type(tuple(one.removeprefix(_KEPT) for one in marked), kept)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -64,6 +68,20 @@ def build_like(state: Nested, parts: list[Any]) -> Nested:
     """A state of the same type with other parts."""
     make: Any = getattr(type(state), "_make", tuple)
     return make(parts)
+
+
+def restart(state: Nested, initial: Nested) -> Nested:
+    """What a reset makes of a state: `initial`, but for the fields that it leaves alone, such as the seed and the
+    count of random numbers."""
+    kept = getattr(type(state), "kept", ())
+    names = getattr(state, "_fields", range(len(state)))
+    return build_like(
+        initial,
+        [
+            before if name in kept else restart(before, first) if isinstance(before, tuple) else first
+            for name, before, first in zip(names, state, initial, strict=True)
+        ],
+    )
 
 
 def state_tensors(state: State) -> list[Tensor]:
