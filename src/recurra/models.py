@@ -3,11 +3,24 @@
 import json
 from typing import Any
 
+from recurra.cells import Cell
 from recurra.errors import ArgumentError, FormatError
-from recurra.nn import Bidirectional, Dropout, Last, Layer, Mean, Recurrent, Residual, Stack
+from recurra.nn import (
+    Bidirectional,
+    Dropout,
+    Last,
+    Layer,
+    MaskedBatchNorm,
+    Mean,
+    Recurrent,
+    Residual,
+    Stack,
+    WeightDropout,
+)
 from recurra.program import Program
 
 _AROUND_ONE = {kind.__name__: kind for kind in (Last, Mean, Residual)}
+_WITH_PROBABILITY = {kind.__name__: kind for kind in (Dropout, WeightDropout)}
 
 
 def layer_spec(layer: Layer) -> dict[str, Any]:
@@ -21,6 +34,7 @@ def layer_spec(layer: Layer) -> dict[str, Any]:
         return {
             "kind": "Recurrent",
             "program": json.loads(layer.program.to_json()),
+            **({"training_program": json.loads(layer.training_program.to_json())} if layer.training_program else {}),
             "input_size": layer.input_size,
             "hidden_size": layer.hidden_size,
             "widths": layer.widths,
@@ -29,7 +43,9 @@ def layer_spec(layer: Layer) -> dict[str, Any]:
         return {"kind": kind, "layers": [layer_spec(one) for one in layer.layers]}
     if isinstance(layer, Bidirectional):
         return {"kind": kind, "forward": layer_spec(layer.forward_layer), "backward": layer_spec(layer.backward_layer)}
-    if isinstance(layer, Dropout):
+    if isinstance(layer, MaskedBatchNorm):
+        return {"kind": kind, "size": layer.input_size, "momentum": layer.momentum, "epsilon": layer.epsilon}
+    if isinstance(layer, Dropout | WeightDropout):
         return {"kind": kind, "probability": layer.probability, "layer": layer_spec(layer.layer)}
     if isinstance(layer, Last | Mean | Residual):
         return {"kind": kind, "layer": layer_spec(layer.layer)}
@@ -57,13 +73,17 @@ def _build(spec: Any) -> Layer:
     kind = spec["kind"]
     if kind == "Recurrent":
         program = Program.from_json(json.dumps(spec["program"]))
-        return Recurrent(program, spec["input_size"], spec["hidden_size"], widths=spec["widths"])
+        training = spec.get("training_program")
+        cell = Cell(program, None if training is None else Program.from_json(json.dumps(training)))
+        return Recurrent(cell, spec["input_size"], spec["hidden_size"], widths=spec["widths"])
     if kind == "Stack":
         return Stack([_build(one) for one in spec["layers"]])
     if kind == "Bidirectional":
         return Bidirectional(_build(spec["forward"]), _build(spec["backward"]))
-    if kind == "Dropout":
-        return Dropout(_build(spec["layer"]), spec["probability"])
+    if kind == "MaskedBatchNorm":
+        return MaskedBatchNorm(spec["size"], momentum=spec["momentum"], epsilon=spec["epsilon"])
+    if kind in _WITH_PROBABILITY:
+        return _WITH_PROBABILITY[kind](_build(spec["layer"]), spec["probability"])
     if kind in _AROUND_ONE:
         return _AROUND_ONE[kind](_build(spec["layer"]))
     raise FormatError("the kind of a layer in a model file", got=kind, expected="one of recurra.nn's")

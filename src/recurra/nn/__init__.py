@@ -1,6 +1,7 @@
 """Layers: torch modules that read a batch of sequences, or one step."""
 
 from recurra.nn import init as init
+from recurra.nn.batch_norm import MaskedBatchNorm as MaskedBatchNorm
 from recurra.nn.bidirectional import Bidirectional as Bidirectional
 from recurra.nn.classic import GRU as GRU
 from recurra.nn.classic import LSTM as LSTM
@@ -17,4 +18,6 @@ from recurra.nn.residual import Residual as Residual
 from recurra.nn.sequence import reverse as reverse
 from recurra.nn.stack import Stack as Stack
 from recurra.nn.state import map_state as map_state
+from recurra.nn.state import restart as restart
 from recurra.nn.state import state_type as state_type
+from recurra.nn.weight_dropout import WeightDropout as WeightDropout

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recurra.errors import ArgumentError
+from recurra.cells import check_probability
 from recurra.nn import checks
 from recurra.nn.layer import Layer, State
 
@@ -24,15 +24,13 @@ class Dropout(Layer):
     own and does nothing in evaluation. Every call draws new masks from torch's generator.
     """
 
+    lawless_in_training = "it draws new masks in every call"
+
     def __init__(self, layer: Layer, probability: float) -> None:
         super().__init__()
         checks.check_layer("layer", layer)
-        if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability < 1:
-            raise ArgumentError(
-                f"probability is {probability!r}", expected="from 0 to below 1", advice="0.1 to 0.5 are usual"
-            )
         self.layer = layer
-        self.probability = float(probability)
+        self.probability = check_probability("probability", probability)
         self.input_size = layer.input_size
         self.output_size = layer.output_size
         self.causal = layer.causal

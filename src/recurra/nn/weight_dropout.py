@@ -1,0 +1,128 @@
+"""Dropout on recurrent matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from recurra import cells
+from recurra.errors import ArgumentError
+from recurra.nn import checks
+from recurra.nn.layer import Layer, State
+from recurra.nn.recurrent import Recurrent
+from recurra.nn.state import state_type
+from recurra.program.operations import TABLE
+
+_mix = TABLE["mix"].torch(torch)
+
+
+@final
+class WeightDropout(Layer):
+    """DropConnect on the recurrent matrices of all cells inside a layer (Merity et al. 2018, section 2).
+
+    While training, each weight of a recurrent matrix is zero with this probability and the others are scaled up by
+    1 / (1 - probability), with one mask for all rows and steps. The state is (layer, seed): masks follow from the seed,
+    which `initial_state` draws from torch's generator while training, so that chunks of a sequence agree with it all.
+    It is one number for all rows, and a reset leaves it alone. In evaluation nothing is dropped. Raises ArgumentError
+    for a probability outside [0, 1) and for a layer without recurrent matrices.
+    """
+
+    seeded = True
+
+    def __init__(self, layer: Layer, probability: float) -> None:
+        super().__init__()
+        checks.check_layer("layer", layer)
+        self.layer = layer
+        self.probability = cells.check_probability("probability", probability)
+        self.input_size = layer.input_size
+        self.output_size = layer.output_size
+        self.causal = layer.causal
+        self.pools = layer.pools
+        self.uses_elapsed = layer.uses_elapsed
+        self._state_type = state_type(("layer", "seed"), ("seed",))
+        if not list(self._matrices()):
+            raise ArgumentError(
+                "the layer has no recurrent matrix",
+                expected="a cell inside that multiplies a state by one",
+                advice="Use nn.Dropout on its outputs, or recurra.cells.zoneout on its cell",
+            )
+
+    def extra_repr(self) -> str:
+        return f"probability={self.probability}"
+
+    def _matrices(self) -> Iterator[tuple[str, Tensor]]:
+        """Every recurrent matrix inside, by its name in `layer`."""
+        for prefix, module in self.layer.named_modules():
+            if isinstance(module, Recurrent):
+                for spec in module.program.parameters:
+                    if spec.kind == "recurrent":
+                        yield f"{prefix}.{spec.name}" if prefix else spec.name, getattr(module, spec.name)
+
+    def initial_state(self, batch: int) -> State:
+        like = next(self._matrices())[1]
+        self._check_counting(like)
+        seed = like.new_zeros(1, 1)
+        if self.training:
+            seed = torch.randint(0, cells.LEVELS, (1, 1), dtype=like.dtype, device=like.device)
+        return self._state_type(self.layer.initial_state(batch), seed.repeat(batch, 1))
+
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        elapsed: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        checks.check_sequence(x, self.input_size, next(self._matrices())[1])
+        inner, seed = self._parts(state, x.shape[0])
+        keywords = {"lengths": lengths, "reset": reset, "elapsed": elapsed}
+        y, after = self._masked_call((x, inner), keywords, seed)
+        return y, self._state_type(after, seed.clone())
+
+    def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
+        inner, seed = self._parts(state, x_t.shape[0])
+        if not self.training:
+            y_t, after = self.layer.step(x_t, inner, elapsed=elapsed)
+        else:
+            time = None if elapsed is None else elapsed[:, None]
+            y_t, after = self._masked_call((x_t[:, None], inner), {"elapsed": time}, seed)
+            y_t = y_t if self.pools else y_t[:, 0]
+        return y_t, self._state_type(after, seed.clone())
+
+    def _parts(self, state: State | None, batch: int) -> tuple[State, Tensor]:
+        if state is None:
+            state = self.initial_state(batch)
+        checks.check_structure(state, self._state_type, 2)
+        inner, seed = state
+        like = next(self._matrices())[1]
+        self._check_counting(like)
+        checks.check_state((seed,), state_type(("seed",)), (1,), batch, like)
+        if self.training and checks.readable(seed) and batch and bool((seed != seed[0]).any()):
+            raise ArgumentError(
+                "state.seed differs from row to row",
+                expected="one number for all rows: a weight has one mask a call",
+                advice="Start all rows together with layer.initial_state(batch)",
+            )
+        return inner, seed
+
+    def _check_counting(self, like: Tensor) -> None:
+        if self.training:
+            checks.check_counts("WeightDropout", like)
+
+    def _masked_call(self, arguments: tuple[Any, ...], keywords: dict[str, Any], seed: Tensor) -> tuple[Tensor, State]:
+        if not self.training or self.probability == 0:
+            return self.layer(*arguments, **keywords)
+        key = seed[:1].detach() if seed.shape[0] else seed.new_zeros(1, 1)
+        masked = {name: self._mask(key, number, value) * value for number, (name, value) in enumerate(self._matrices())}
+        return torch.func.functional_call(self.layer, masked, arguments, keywords)
+
+    def _mask(self, key: Tensor, number: int, matrix: Tensor) -> Tensor:
+        rows, columns = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) for size in matrix.shape)
+        drawn = _mix(_mix(_mix(key, key.new_full((), number)), rows[:, None]), columns)
+        stays = drawn >= round(self.probability * cells.LEVELS)
+        return stays.to(matrix.dtype) / (1 - self.probability)
