@@ -1,9 +1,29 @@
-"""Layers to try things on: every built-in cell, cells that use what the built-in ones do not, every wrapper."""
+"""Layers to try things on: every built-in cell, cells that use what the built-in ones do not, every transform,
+every wrapper."""
 
 from collections.abc import Callable
 
 from recurra import cells, nn
-from recurra.cells import Bias, Elapsed, Input, Matrix, Recurrent, State, cell, exp, output, sigmoid, spike, tanh
+from recurra.cells import (
+    Bias,
+    Elapsed,
+    Input,
+    Matrix,
+    Recurrent,
+    State,
+    cell,
+    exp,
+    layer_norm,
+    learned_initial_state,
+    output,
+    random_initial_state,
+    recurrent_dropout,
+    rms_norm,
+    sigmoid,
+    spike,
+    tanh,
+    zoneout,
+)
 
 
 @cell
@@ -58,6 +78,30 @@ CELLS: dict[str, Callable[[], nn.Layer]] = {
 }
 """A small layer of each cell."""
 
+TRANSFORMED: dict[str, Callable[[], nn.Layer]] = {
+    f"{cell}, {name}": lambda cell=cell, transform=transform: nn.Recurrent(transform(cell), 3, 5)
+    for name, transform in {
+        "layer norm": layer_norm,
+        "layer norm per gate": lambda cell: layer_norm(cell, per_gate=True),
+        "rms norm": rms_norm,
+        "zoneout": lambda cell: zoneout(cell, 0.3),
+        "recurrent dropout": lambda cell: recurrent_dropout(cell, 0.4),
+        "learned initial state": learned_initial_state,
+        "random initial state": lambda cell: random_initial_state(cell, 0.7),
+    }.items()
+    for cell in ("gru", "lstm", "rnn_tanh", "indrnn", "mingru")
+    if name != "recurrent dropout" or cell not in ("indrnn", "mingru")
+} | {
+    "lstm, zoneout of layer norm of recurrent dropout": lambda: nn.Recurrent(
+        zoneout(layer_norm(recurrent_dropout("lstm", 0.4)), {"h": 0.1, "c": 0.5}), 3, 5
+    ),
+    "gru, learned and random initial states of zoneout": lambda: nn.Recurrent(
+        learned_initial_state(random_initial_state(zoneout("gru", 0.3), 0.5)), 3, 5
+    ),
+    "leaky, random initial states of rms norm": lambda: nn.Recurrent(random_initial_state(rms_norm(leaky), 0.5), 3, 5),
+}
+"""A small layer of each transform on several cells, and of transforms of transforms."""
+
 WRAPPED: dict[str, Callable[[], nn.Layer]] = {
     "stack": lambda: nn.Stack(nn.GRU(3, 4), nn.LSTM(4, 2)),
     "stack with dropout": lambda: nn.Stack(nn.Dropout(nn.GRU(3, 4), 0.5), nn.Dropout(nn.RNN(4, 3), 0.1)),
@@ -72,8 +116,18 @@ WRAPPED: dict[str, Callable[[], nn.Layer]] = {
     "mean": lambda: nn.Mean(nn.GRU(3, 4)),
     "mean of bidirectional": lambda: nn.Mean(nn.Bidirectional(nn.GRU(3, 2), nn.GRU(3, 2))),
     "bidirectional of last": lambda: nn.Bidirectional(nn.Last(nn.GRU(3, 2)), nn.Last(nn.GRU(3, 2))),
+    "weight dropout": lambda: nn.WeightDropout(nn.Stack(nn.LSTM(3, 4), nn.GRU(4, 2)), 0.4),
+    "weight dropout of bidirectional": lambda: nn.WeightDropout(nn.Bidirectional(nn.GRU(3, 2), nn.GRU(3, 2)), 0.4),
+    "masked batch norm": lambda: nn.Stack(nn.GRU(3, 4), nn.MaskedBatchNorm(4), nn.GRU(4, 2)),
+    "stack of transformed cells": lambda: nn.Stack(
+        nn.Residual(nn.Recurrent(zoneout("gru", 0.3), 3, 3)),
+        nn.Last(nn.Recurrent(recurrent_dropout("lstm", 0.3), 3, 2)),
+    ),
+    "bidirectional of transformed cells": lambda: nn.Bidirectional(
+        nn.Recurrent(zoneout("gru", 0.3), 3, 2), nn.Recurrent(recurrent_dropout("lstm", 0.3), 3, 2)
+    ),
     "stack with last": lambda: nn.Stack(nn.Residual(nn.GRU(3, 3)), nn.Last(nn.Dropout(nn.LSTM(3, 2), 0.2))),
 }
 """A small layer of each wrapper, and of wrappers within wrappers."""
 
-ALL = {**CELLS, **WRAPPED}
+ALL = {**CELLS, **TRANSFORMED, **WRAPPED}

@@ -32,11 +32,13 @@ def table(reports: dict[str, Report]) -> str:
     laws = next(iter(reports.values())).results
     rows = [["layer", *(str(law.number) for law in laws)], ["---"] * (len(laws) + 1)]
     rows += [[name, *(MARKS[r.outcome] for r in report.results)] for name, report in reports.items()]
-    reasons = defaultdict(list)
+    reasons, notes = defaultdict(list), defaultdict(list)
     for name, report in reports.items():
         for result in report.results:
             if result.outcome == "not applicable":
                 reasons[result.number, result.reason].append(name)
+            elif result.outcome == "passed" and result.reason:
+                notes[name, result.reason].append(str(result.number))
     return "\n".join(
         [
             "# The laws, and who keeps them",
@@ -54,6 +56,10 @@ def table(reports: dict[str, Report]) -> str:
                 f"- law {number}, {'every layer' if len(names) == len(reports) else ', '.join(names)}: {reason}"
                 for (number, reason), names in sorted(reasons.items())
             ),
+            "",
+            "`yes`, but",
+            "",
+            *(f"- {name}, laws {', '.join(numbers)}: {note}" for (name, note), numbers in notes.items()),
             "",
         ]
     )

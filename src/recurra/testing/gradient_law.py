@@ -21,7 +21,8 @@ _NOT_DERIVED = frozenset({"spike", "stop_gradient"})
 def has_chosen_gradient(layer: Layer) -> bool:
     """Whether some cell inside has a surrogate gradient, or stops one."""
     cells = (module for module in layer.modules() if isinstance(module, Recurrent))
-    return any(cell.program.nodes[i].operation in _NOT_DERIVED for cell in cells for i in cell.program.live)
+    programs = [cell.running_program for cell in cells]
+    return any(program.nodes[i].operation in _NOT_DERIVED for program in programs for i in program.live)
 
 
 def inapplicable(layer: Layer) -> str:
@@ -39,8 +40,13 @@ def gradients_are_right(layer: Layer, case: Case) -> None:
         return
     named = {name: p.detach().clone() for name, p in layer.named_parameters() if p.requires_grad}
     state: Any = inputs.state
+    # seeds and counts are whole numbers: what lies between them is no state
+    counted = [False, *_is_kept(state), *[False] * len(named)]
     leaves = [inputs.x, *name_tensors(state).values(), *named.values()]
-    leaves = [leaf.detach().clone().requires_grad_(leaf.is_floating_point()) for leaf in leaves]
+    leaves = [
+        leaf.detach().clone().requires_grad_(leaf.is_floating_point() and not whole)
+        for leaf, whole in zip(leaves, counted, strict=True)
+    ]
 
     def compute(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         count = len(others) - len(named)
@@ -56,6 +62,13 @@ def gradients_are_right(layer: Layer, case: Case) -> None:
         raise Disagreement(f"gradients against finite differences: {' '.join(str(error).split())[:300]}") from error
 
 
+def _is_kept(state: Any) -> list[bool]:
+    """Of each tensor of a nested state, whether a reset leaves it alone."""
+    kept, names = getattr(type(state), "kept", ()), getattr(state, "_fields", range(len(state)))
+    parts = zip(names, state, strict=True)
+    return [flag for name, part in parts for flag in (_is_kept(part) if isinstance(part, tuple) else [name in kept])]
+
+
 def _refill(state: Any, values: list[Tensor]) -> Any:
     """The same nested state with other tensors, taken from the front of the list."""
     parts = [_refill(part, values) if isinstance(part, tuple) else values.pop(0) for part in state]
@@ -67,7 +80,7 @@ def _agrees_with_reference(layer: Recurrent, inputs: Inputs) -> None:
 
     def by_autograd(given: Inputs) -> tuple[Tensor, Any]:
         y, after = reference.scan(
-            layer.program,
+            layer.running_program,
             given.x,
             given.state,
             parameters,
