@@ -6,7 +6,7 @@ RECURRA_REQUIRE_ENGINE ?= 1
 STAMPS := $(VENV)/stamps
 ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test kernels check format laws bench wheel constraints clean
+.PHONY: setup demo test kernels sanitize check format laws bench wheel constraints clean
 
 setup: $(STAMPS)/package
 
@@ -52,6 +52,10 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The same tests under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize:
+	$(MAKE) kernels SANITIZE=ON
 
 # `make test` tries the same laws on fewer sizes.
 laws: setup
