@@ -3,6 +3,8 @@ every wrapper."""
 
 from collections.abc import Callable
 
+import torch
+
 from recurra import cells, nn
 from recurra.cells import (
     Bias,
@@ -69,6 +71,30 @@ def alternating(size: int) -> nn.Stack:
     return nn.Stack(nn.Recurrent(leaky, size, 4), nn.GRU(4, 3))
 
 
+class OnOneMemory(nn.Layer):
+    """An attention decoder whose rows all see the same memory, the beginning of it valid."""
+
+    def __init__(self, decoder: nn.AttentionDecoder, time: int, valid: int) -> None:
+        super().__init__()
+        self.decoder, self.valid = decoder, valid
+        self.input_size, self.output_size = decoder.input_size, decoder.output_size
+        self.register_buffer("memory", torch.randn(1, time, decoder.attention.memory_size))
+
+    def initial_state(self, batch: int) -> nn.State:
+        """The decoder's, on the memory."""
+        return self.decoder.attend(self.memory.expand(batch, -1, -1), torch.full((batch,), self.valid))
+
+    def forward(self, x, state=None, *, lengths=None, reset=None, elapsed=None):
+        """The decoder's."""
+        return self.decoder(
+            x, self.initial_state(x.shape[0]) if state is None else state, lengths=lengths, reset=reset, elapsed=elapsed
+        )
+
+    def step(self, x_t, state, *, elapsed=None):
+        """The decoder's."""
+        return self.decoder.step(x_t, state, elapsed=elapsed)
+
+
 CELLS: dict[str, Callable[[], nn.Layer]] = {
     **{name: lambda name=name: nn.Recurrent(name, 3, 5) for name in cells.names()},
     "projected_lstm": lambda: nn.Recurrent(projected_lstm, 3, 5, widths={"narrow": 2}),
@@ -130,4 +156,35 @@ WRAPPED: dict[str, Callable[[], nn.Layer]] = {
 }
 """A small layer of each wrapper, and of wrappers within wrappers."""
 
-ALL = {**CELLS, **TRANSFORMED, **WRAPPED}
+
+def stirred(layer: nn.Layer) -> nn.Layer:
+    """The layer with every parameter moved at random, so that none is zero."""
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return layer
+
+
+MEMORIES: dict[str, Callable[[], nn.Layer]] = {
+    "mlstm": lambda: stirred(nn.MatrixLSTM(3, 6, heads=2, chunk_size=4)),
+    "gated delta rule": lambda: stirred(nn.GatedDelta(3, 6, heads=3, negative_eigenvalues=True, chunk_size=4)),
+    "gated linear attention": lambda: stirred(nn.GatedLinearAttention(3, 6, heads=2, chunk_size=5)),
+    "selective state space": lambda: stirred(nn.SelectiveStateSpace(3, 5, state_size=2, chunk_size=4)),
+    "stack of memories": lambda: nn.Stack(
+        nn.Residual(nn.MatrixLSTM(3, 3, heads=1, chunk_size=2)),
+        nn.Bidirectional(nn.SelectiveStateSpace(3, 1), nn.GatedLinearAttention(3, 2, heads=1)),
+        nn.Mean(nn.GatedDelta(3, 2, heads=1)),
+    ),
+}
+"""A small layer of each matrix memory."""
+
+ATTENDING: dict[str, Callable[[], nn.Layer]] = {
+    "window attention": lambda: stirred(nn.WindowAttention(3, 4, heads=2, window=3)),
+    "hybrid block": lambda: stirred(nn.hybrid_block(nn.GRU(3, 4), heads=2, window=4)),
+    "attention decoder": lambda: OnOneMemory(
+        nn.AttentionDecoder(nn.Stack(nn.GRU(6, 3), nn.LSTM(3, 4)), nn.MultiplicativeAttention(4, 3)), 5, 4
+    ),
+}
+"""A small layer of each that attends."""
+
+ALL = {**CELLS, **TRANSFORMED, **WRAPPED, **MEMORIES, **ATTENDING}

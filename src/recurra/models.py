@@ -6,21 +6,32 @@ from typing import Any
 from recurra.cells import Cell
 from recurra.errors import ArgumentError, FormatError
 from recurra.nn import (
+    AdditiveAttention,
+    AttentionDecoder,
     Bidirectional,
     Dropout,
+    GatedDelta,
+    GatedLinearAttention,
     Last,
     Layer,
     MaskedBatchNorm,
+    MatrixLSTM,
     Mean,
+    MultiplicativeAttention,
     Recurrent,
     Residual,
+    SelectiveStateSpace,
     Stack,
     WeightDropout,
+    WindowAttention,
 )
 from recurra.program import Program
 
 _AROUND_ONE = {kind.__name__: kind for kind in (Last, Mean, Residual)}
 _WITH_PROBABILITY = {kind.__name__: kind for kind in (Dropout, WeightDropout)}
+_BY_SETTINGS = (MatrixLSTM, GatedDelta, GatedLinearAttention, SelectiveStateSpace, WindowAttention)
+_ATTENTIONS = (AdditiveAttention, MultiplicativeAttention)
+_SETTLED = {kind.__name__: kind for kind in (*_BY_SETTINGS, *_ATTENTIONS)}
 
 
 def layer_spec(layer: Layer) -> dict[str, Any]:
@@ -49,11 +60,20 @@ def layer_spec(layer: Layer) -> dict[str, Any]:
         return {"kind": kind, "probability": layer.probability, "layer": layer_spec(layer.layer)}
     if isinstance(layer, Last | Mean | Residual):
         return {"kind": kind, "layer": layer_spec(layer.layer)}
+    if isinstance(layer, _BY_SETTINGS):
+        return _settings(layer)
+    if isinstance(layer, AttentionDecoder):
+        return {"kind": kind, "layer": layer_spec(layer.layer), "attention": _settings(layer.attention)}
     raise ArgumentError(
         f"a layer of class {kind} cannot be saved as data",
         expected="recurra.nn.Recurrent and the wrappers of recurra.nn",
         advice="Save its state_dict with torch.save.",
     )
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """A module that its constructor's settings describe."""
+    return {"kind": type(module).__name__, **{name: getattr(module, name) for name in module.settings}}
 
 
 def build_layer(spec: Any) -> Layer:
@@ -69,7 +89,7 @@ def build_layer(spec: Any) -> Layer:
         raise FormatError(f"a layer in a model file is malformed ({type(error).__name__}: {error})") from None
 
 
-def _build(spec: Any) -> Layer:
+def _build(spec: Any) -> Any:
     kind = spec["kind"]
     if kind == "Recurrent":
         program = Program.from_json(json.dumps(spec["program"]))
@@ -86,4 +106,8 @@ def _build(spec: Any) -> Layer:
         return _WITH_PROBABILITY[kind](_build(spec["layer"]), spec["probability"])
     if kind in _AROUND_ONE:
         return _AROUND_ONE[kind](_build(spec["layer"]))
+    if kind == "AttentionDecoder":
+        return AttentionDecoder(_build(spec["layer"]), _build(spec["attention"]))
+    if kind in _SETTLED:
+        return _SETTLED[kind](**{name: value for name, value in spec.items() if name != "kind"})
     raise FormatError("the kind of a layer in a model file", got=kind, expected="one of recurra.nn's")

@@ -1,6 +1,10 @@
 """Layers: torch modules that read a batch of sequences, or one step."""
 
 from recurra.nn import init as init
+from recurra.nn.attention import AdditiveAttention as AdditiveAttention
+from recurra.nn.attention import AttendedMemory as AttendedMemory
+from recurra.nn.attention import MultiplicativeAttention as MultiplicativeAttention
+from recurra.nn.attention_decoder import AttentionDecoder as AttentionDecoder
 from recurra.nn.batch_norm import MaskedBatchNorm as MaskedBatchNorm
 from recurra.nn.bidirectional import Bidirectional as Bidirectional
 from recurra.nn.classic import GRU as GRU
@@ -11,6 +15,10 @@ from recurra.nn.convert import to_torch as to_torch
 from recurra.nn.dropout import Dropout as Dropout
 from recurra.nn.layer import Layer as Layer
 from recurra.nn.layer import State as State
+from recurra.nn.memory import GatedDelta as GatedDelta
+from recurra.nn.memory import GatedLinearAttention as GatedLinearAttention
+from recurra.nn.memory import MatrixLSTM as MatrixLSTM
+from recurra.nn.memory import SelectiveStateSpace as SelectiveStateSpace
 from recurra.nn.pooling import Last as Last
 from recurra.nn.pooling import Mean as Mean
 from recurra.nn.recurrent import Recurrent as Recurrent
@@ -21,3 +29,5 @@ from recurra.nn.state import map_state as map_state
 from recurra.nn.state import restart as restart
 from recurra.nn.state import state_type as state_type
 from recurra.nn.weight_dropout import WeightDropout as WeightDropout
+from recurra.nn.window_attention import WindowAttention as WindowAttention
+from recurra.nn.window_attention import hybrid_block as hybrid_block

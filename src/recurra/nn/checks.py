@@ -67,25 +67,29 @@ def check_sequence(x: Any, size: int, like: Tensor) -> None:
         and x.device == like.device
     ):
         return
-    _check_input("x", x, ("batch", "time"), size, like)
+    check_input("x", x, ("batch", "time"), size, like)
 
 
 def check_frame(x_t: Any, size: int, like: Tensor) -> None:
     """x_t is (batch, size), like the parameter `like`."""
-    _check_input("x_t", x_t, ("batch",), size, like)
+    check_input("x_t", x_t, ("batch",), size, like)
 
 
-def _check_input(name: str, x: Any, leading: tuple[str, ...], size: int, like: Tensor) -> None:
+def check_input(name: str, x: Any, leading: tuple[str, ...], size: int, like: Tensor) -> None:
+    """A tensor of these leading dimensions and `size` features, like the parameter `like`."""
     if isinstance(x, Tensor) and (x.ndim != len(leading) + 1 or x.shape[-1] != size):
         expected = f"({', '.join(leading)}, {size})"
         if x.ndim == len(leading) + 1:
-            advice = f"The layer was built with input_size={size}; is the feature dimension last?"
+            what = "input_size" if name in ("x", "x_t") else f"{name}_size"
+            advice = f"The layer was built with {what}={size}; is the feature dimension last?"
         elif x.ndim == len(leading):
             advice = (
                 f"A batch of one is {name}[None]" if x.shape[-1] == size else f"A single feature is {name}[..., None]"
             )
         else:
-            advice = "Use layer.step for one step" if name == "x" else "Use layer(x) for whole sequences"
+            advice = {"x": "Use layer.step for one step", "x_t": "Use layer(x) for whole sequences"}.get(
+                name, f"Bring {name} to these dimensions"
+            )
         raise ShapeError(f"{name} has shape {_shape(x)}", expected=expected, advice=advice)
     check_like(name, x, like)
 
@@ -230,6 +234,12 @@ def check_size(name: str, size: Any) -> None:
     """A width in columns."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise ArgumentError(f"{name} is {size!r}", expected="a whole number from 1", advice="It counts columns")
+
+
+def check_count(name: str, count: Any, advice: str) -> None:
+    """A number of heads, steps and the like, at least one."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ArgumentError(f"{name} is {count!r}", expected="a whole number from 1", advice=advice)
 
 
 def check_layer(name: str, layer: Any) -> None:

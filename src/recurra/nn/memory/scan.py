@@ -1,0 +1,44 @@
+"""The scan of a diagonal linear recurrence, forwards and backwards in time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Scan(torch.autograd.Function):
+    """s[t] = decay[t] * s[before t] + write[t]. Its gradient is such a scan in the other direction, so it keeps no
+    more than the decays and the states, and is as often differentiable as one likes."""
+
+    @staticmethod
+    def forward(decay: Tensor, write: Tensor, start: Tensor, backwards: bool) -> Tensor:
+        states = torch.empty_like(write)
+        s = start
+        for t in reversed(range(write.shape[1])) if backwards else range(write.shape[1]):
+            s = torch.addcmul(write[:, t], decay[:, t], s, out=states[:, t])
+        return states
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: Tensor) -> None:
+        decay, _, start, ctx.backwards = inputs
+        ctx.save_for_backward(decay, start, output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        decay, start, states = ctx.saved_tensors
+        none = torch.zeros_like(start)
+        if ctx.backwards:
+            following = torch.cat((none[:, None], decay[:, :-1]), dim=1)
+            before, first = torch.cat((states[:, 1:], start[:, None]), dim=1), -1
+        else:
+            following = torch.cat((decay[:, 1:], none[:, None]), dim=1)
+            before, first = torch.cat((start[:, None], states[:, :-1]), dim=1), 0
+        total = _Scan.apply(following, gradient, none, not ctx.backwards)
+        return total * before, total, decay[:, first] * total[:, first], None
+
+
+def linear_scan(decay: Tensor, write: Tensor, start: Tensor) -> Tensor:
+    """h[t] = decay[t] * h[t - 1] + write[t] for all t, (batch, time, ...), from start (batch, ...)."""
+    return _Scan.apply(decay, write, start, False)
