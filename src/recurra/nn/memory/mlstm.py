@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Literal, final
 
 import torch
@@ -106,5 +107,5 @@ class MatrixLSTM(Memory):
 
 def _normalised(numerator: Tensor, normaliser: Tensor, m: Tensor) -> Tensor:
     # exp(-m) may overflow where a memory is all but empty, and infinity has no gradient
-    least = torch.exp(torch.clamp(-m, max=0.9 * torch.tensor(torch.finfo(m.dtype).max).log().item()))
+    least = torch.exp(torch.clamp(-m, max=0.9 * log(torch.finfo(m.dtype).max)))
     return numerator / torch.maximum(normaliser.abs(), least)[..., None]
