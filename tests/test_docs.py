@@ -12,7 +12,13 @@ from house import ROOT, needs_source_tree
 
 pytestmark = needs_source_tree
 
-PAGES = ("docs/write-your-own-cell.md", "docs/from-torch.md", "README.md")
+PAGES = (
+    "docs/write-your-own-cell.md",
+    "docs/from-torch.md",
+    "docs/memories.md",
+    "docs/attention.md",
+    "README.md",
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINES_OF_A_CELL = 15
 
