@@ -14,6 +14,7 @@ pytestmark = needs_source_tree
 
 PAGES = (
     "docs/write-your-own-cell.md",
+    "docs/transforms.md",
     "docs/from-torch.md",
     "docs/memories.md",
     "docs/attention.md",

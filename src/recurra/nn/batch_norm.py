@@ -83,7 +83,7 @@ class MaskedBatchNorm(Layer):
         mean, variance = self.running_mean, self.running_variance
         if self.training:
             count = valid.sum()
-            steps = count.clamp(min=1)
+            steps = count.clamp(min=1).to(x.dtype)
             batch_mean = x.sum((0, 1)) / steps
             deviation = torch.where(valid, x - batch_mean, torch.zeros_like(x))
             batch_variance = (deviation * deviation).sum((0, 1)) / steps
@@ -95,6 +95,6 @@ class MaskedBatchNorm(Layer):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
-        share = torch.where(count > 0, self.momentum, 0.0).to(mean.dtype)
+        share = torch.where(count > 0, mean.new_full((), self.momentum), mean.new_zeros(()))
         self.running_mean.lerp_(mean, share)
         self.running_variance.lerp_(variance, share)

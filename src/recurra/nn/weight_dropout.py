@@ -8,15 +8,23 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from recurra import cells
+from recurra import cells, ops
 from recurra.errors import ArgumentError
 from recurra.nn import checks
 from recurra.nn.layer import Layer, State
 from recurra.nn.recurrent import Recurrent
 from recurra.nn.state import state_type
 from recurra.program.operations import TABLE
+from recurra.program.widths import SCALAR
 
 _mix = TABLE["mix"].torch(torch)
+
+
+@cells.cell
+def _weight_dropout(x, w, key=cells.State(SCALAR), *, probability=0.0):
+    """Drops weights: x holds the number of a row, w the row, key the seed of the matrix."""
+    drawn = cells.mix(cells.mix(key, cells.sum_columns(x)), cells.unit(w))
+    return cells.where(drawn < round(probability * cells.LEVELS), 0.0, w * (1 / (1 - probability))), key
 
 
 @final
@@ -43,6 +51,7 @@ class WeightDropout(Layer):
         self.pools = layer.pools
         self.uses_elapsed = layer.uses_elapsed
         self._state_type = state_type(("layer", "seed"), ("seed",))
+        self._program = _weight_dropout(probability=self.probability).program
         if not list(self._matrices()):
             raise ArgumentError(
                 "the layer has no recurrent matrix",
@@ -118,11 +127,12 @@ class WeightDropout(Layer):
         if not self.training or self.probability == 0:
             return self.layer(*arguments, **keywords)
         key = seed[:1].detach() if seed.shape[0] else seed.new_zeros(1, 1)
-        masked = {name: self._mask(key, number, value) * value for number, (name, value) in enumerate(self._matrices())}
+        masked = {name: self._dropped(key, number, value) for number, (name, value) in enumerate(self._matrices())}
         return torch.func.functional_call(self.layer, masked, arguments, keywords)
 
-    def _mask(self, key: Tensor, number: int, matrix: Tensor) -> Tensor:
-        rows, columns = (torch.arange(size, dtype=matrix.dtype, device=matrix.device) for size in matrix.shape)
-        drawn = _mix(_mix(_mix(key, key.new_full((), number)), rows[:, None]), columns)
-        stays = drawn >= round(self.probability * cells.LEVELS)
-        return stays.to(matrix.dtype) / (1 - self.probability)
+    def _dropped(self, key: Tensor, number: int, matrix: Tensor) -> Tensor:
+        rows = matrix.shape[0]
+        own = _mix(key, key.new_full((), number)).expand(rows, 1)
+        row = torch.arange(rows, dtype=matrix.dtype, device=matrix.device)[:, None, None]
+        dropped, _ = ops.scan(self._program, row, (matrix.reshape(rows, -1), own), ())
+        return dropped.reshape(matrix.shape)

@@ -156,7 +156,7 @@ class Emitter:
     # Phases
 
     def section(self, index: int) -> list[int]:
-        phases = [self._phase(phase) for phase in self.schedule.sections[index]]
+        phases = [code for phase in self.schedule.sections[index] if (code := self._phase(phase))]
         return [len(phases), *(number for phase in phases for number in phase)]
 
     def _phase(self, phase: Phase) -> list[int]:
@@ -214,6 +214,8 @@ class Emitter:
         target = self.places[number]
         pairs = [(self.place(p, width), target._replace(offset=target.offset + k * width)) for k, p in enumerate(parts)]
         pairs = [(source, goal) for source, goal in pairs if source != goal]
+        if not pairs:
+            return []
         operands = [operand for pair in pairs for operand in pair]
         code = [POINTWISE, width, len(operands), *(v for operand in operands for v in operand), len(pairs)]
         for k in range(len(pairs)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from recurra.program.graph import LEAVES, NORMS, PRODUCTS, ancestors
 from recurra.program.job import Job
 from recurra.program.operations import REDUCTIONS
-from recurra.program.widths import Width
+from recurra.program.widths import SCALAR, Width
 
 PRE, LOOP, POST = 0, 1, 2
 SECTIONS = (PRE, LOOP, POST)
@@ -238,7 +238,10 @@ class Scheduler:
         return Phase(kind, [number], self.nodes[number].width)
 
     def _pointwise_group(self, todo: set[int], done: set[int]) -> list[int]:
-        """All pointwise nodes of one width that can run now, one after the other."""
+        """All pointwise nodes of one width that can run now, one after the other.
+
+        Scalars come first: they take no time, and wider ones that wait for them can then run in one pass.
+        """
         ready: dict[Width, list[int]] = {}
         for width in {self.nodes[i].width for i in todo}:
             found: list[int] = []
@@ -250,4 +253,4 @@ class Scheduler:
                     found.append(i)
                     known.add(i)
             ready[width] = found
-        return max(ready.values(), key=len, default=[])
+        return ready.get(SCALAR) or max(ready.values(), key=len, default=[])
