@@ -99,7 +99,7 @@ def make(
 
 def _state(spec: StateSpec, drawn: Tensor) -> Tensor:
     """A value that a state can have, out of one drawn from a normal distribution."""
-    if spec.role in ("seed", "count"):
+    if spec.role in ("seed", "steps"):
         return (drawn.abs() * 1e6).round()
     if spec.role in ("begin", "started"):
         return torch.where(drawn > 0, drawn.abs().ceil(), spec.initial)

@@ -205,8 +205,8 @@ def test_zoneout_equals_krueger_et_al():
         y, states[training] = layer(x, start)
         torch.testing.assert_close(y, torch.stack(ys, 1), rtol=1e-11, atol=1e-12)
         torch.testing.assert_close(states[training].c, c, rtol=1e-11, atol=1e-12)
-    assert states[True].count.unique().tolist() == [6]
-    assert states[False].count.unique().tolist() == [0]
+    assert states[True].steps.unique().tolist() == [6]
+    assert states[False].steps.unique().tolist() == [0]
 
 
 def test_recurrent_dropout_has_one_mask_a_sequence():
@@ -299,15 +299,15 @@ def test_training_is_reproducible_and_goes_on_after_a_reset():
     state = layer(x)[1]
     again = restart(state, layer.initial_state(4))
     assert torch.equal(again.seed, state.seed)
-    assert again.count.unique().tolist() == [6]
+    assert again.steps.unique().tolist() == [6]
     assert not again.h.any()
 
 
 def test_the_counter_wraps_instead_of_losing_count():
     layer = nn.Recurrent(zoneout("gru", 0.5), 3, 4).train()
-    state = layer.initial_state(1)._replace(count=torch.full((1, 1), float(cells.LEVELS - 2)))
+    state = layer.initial_state(1)._replace(steps=torch.full((1, 1), float(cells.LEVELS - 2)))
     y, after = layer(torch.randn(1, 4, 3), state)
-    assert after.count.tolist() == [[2.0]]
+    assert after.steps.tolist() == [[2.0]]
     assert bool(y.isfinite().all())
 
 
@@ -343,6 +343,22 @@ def test_a_transformed_cell_compiles_and_steps_in_both_modes():
                 steps.append(y_t)
         torch.testing.assert_close(torch.stack(steps, 1), y)
         torch.testing.assert_close(state, after)
+
+
+def test_a_transformed_cell_is_exported_in_both_modes():
+    # torch.export takes names of fields for one another where one begins like the other
+    @cells.cell
+    def own(x, s, c, *, W=cells.Input(), U=cells.Recurrent()):
+        s = cells.tanh(W @ x + U @ s)
+        return s, cells.where(s > 0, c, s)
+
+    layer = nn.Recurrent(learned_initial_state(recurrent_dropout(layer_norm(own), 0.5)), 3, 4)
+    assert layer.initial_state(1)._fields == ("s", "c", "row_seed", "row_steps", "begin", "row_started")
+    x, start = torch.randn(2, 3, 3), layer.initial_state(2)
+    for mode in (True, False):
+        layer.train(mode)
+        exported = torch.export.export(layer, (x, start)).module()
+        assert torch.equal(exported(x, start)[0], layer(x, start)[0])
 
 
 def test_hyperparameters_are_set_through_a_transform():

@@ -60,10 +60,15 @@ class Rewrite:
             self._renamed[i] = replace(i, self.symbol(new)).number
 
     def add_state(self, spec: StateSpec) -> Symbol:
-        """Adds a state and returns its value before the step. Its name gets a number where another state has it."""
+        """Adds a state and returns its value before the step.
+
+        It gets another name where one begins like another state's: torch.export replaces names of fields in text.
+        """
         names = [s.name for s in self.states]
         number = len(self.states)
-        self.states.append(StateSpec(_unused(spec.name, names), spec.width, spec.initial, spec.role))
+        wanted = (spec.name, f"row_{spec.name}", f"kept_{spec.name}")
+        name = next((name for name in wanted if _fits(name, names)), f"{spec.name}_{number}")
+        self.states.append(StateSpec(name, spec.width, spec.initial, spec.role))
         return self.symbol(self.graph.leaf("state", (spec.width,), number))
 
     def add_parameter(self, spec: ParameterSpec) -> Symbol:
@@ -110,6 +115,10 @@ class Rewrite:
             renumbered[output],
             tuple(sorted(labels.items())),
         )
+
+
+def _fits(name: str, taken: list[str]) -> bool:
+    return not any(name.startswith(other) or other.startswith(name) for other in taken)
 
 
 def _unused(name: str, taken: list[str]) -> str:

@@ -54,7 +54,7 @@ Shape = tuple[Width, ...]
 """(width,) of a vector, (rows, columns) of a matrix."""
 
 
-STATE_ROLES = ("", "kept", "seed", "count", "begin", "started")
+STATE_ROLES = ("", "kept", "seed", "steps", "begin", "started")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class StateSpec:
 
     `role` is empty for what a cell remembers of its input. A "kept" state is left alone by a reset. The others keep
     books for random numbers and initial values, which transforms of a cell share: "seed", a whole number that is drawn
-    where a sequence begins in training, and kept; "count", the number of steps since then, kept; "begin", the count
+    where a sequence begins in training, and kept; "steps", the number of steps since then, kept; "begin", the step
     at which the sequence began; "started", 1 after the first step.
     """
 
@@ -79,7 +79,7 @@ class StateSpec:
     @property
     def kept(self) -> bool:
         """Whether a reset leaves the state alone."""
-        return self.role in ("kept", "seed", "count")
+        return self.role in ("kept", "seed", "steps")
 
     def columns(self, sizes: Mapping[str, int]) -> int:
         return self.width.size(sizes)

@@ -2,7 +2,7 @@
 
 Random numbers are counted, not drawn one after the other: each is a hash of the row's seed, of a number of its stream,
 of the step and of the unit. So chunks, snapshots, rows alone and the backward pass see the same numbers. A reset leaves
-seed and count alone, and the sequence that begins there gets new numbers.
+seed and steps alone, and the sequence that begins there gets new numbers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Books:
         self.running = running
         self.streams = 1 + max(self._used_streams(), default=-1)
         self.seed = self._state("seed", 0.0, lambda seed: seed)
-        self.count = self._state("count", 0.0, lambda count: (count + 1) % LEVELS)
+        self.steps = self._state("steps", 0.0, lambda steps: (steps + 1) % LEVELS)
 
     def _used_streams(self) -> list[int]:
         program = self.rewrite.program
@@ -59,13 +59,13 @@ class Books:
 
     def at_each_step(self, like: Symbol) -> Symbol:
         """Whole numbers from 0 to LEVELS - 1, new ones for each row, step and unit."""
-        return mix(mix(self.stream(), self.count), unit(like))
+        return mix(mix(self.stream(), self.steps), unit(like))
 
     def begin(self) -> Symbol:
-        """The count at which the sequence began."""
+        """The step at which the sequence began."""
 
         def first(begin: Symbol) -> Symbol:
-            return where(begin < -0.5, self.count, begin)
+            return where(begin < -0.5, self.steps, begin)
 
         return first(self._state("begin", -1.0, first))
 
