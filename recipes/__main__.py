@@ -52,9 +52,8 @@ def run_all(runs: list[Run], file: Path, *, workers: int, torch_twin: bool) -> N
                     f"sequences, error {outcome.error:.4g}, {outcome.seconds:.1f} s",
                     flush=True,
                 )
-        except BaseException:
+        finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -67,7 +66,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("runs/recipes.jsonl"), help="the file of results")
     parser.add_argument("--no-report", action="store_true", help="leave docs/recipes.md as it is")
     parser.add_argument(
-        "--torch", action="store_true", help="torch.nn's modules, with the same weights, in place of recurra's; no report"
+        "--torch",
+        action="store_true",
+        help="torch.nn's modules, of the same weights, in place of recurra's; no report",
     )
     chosen = parser.parse_args(arguments)
     unknown = set(chosen.tasks) - TASKS.keys()

@@ -9,6 +9,7 @@ from torch import Generator
 
 from recipes.problems import Latch
 from recipes.train import Recipe, build
+from recurra.nn import map_state
 
 ROWS = 64
 
@@ -22,8 +23,9 @@ def gradient_norm(recipe: Recipe, lag: int, seed: int) -> float:
     chrono = None if recipe.chrono is None else float(lag)
     network = build(replace(recipe, problem=problem, chrono=chrono), seed).double()
     examples = problem.sample(ROWS, Generator().manual_seed(seed))
-    first = [part.requires_grad_() for part in network.layer.layer.initial_state(ROWS)]
-    y, _ = network.layer.layer(examples.x.double(), type(network.layer.layer.initial_state(0))(*first))
+    layer = network.inner
+    first = map_state(lambda part: part.requires_grad_(), layer.initial_state(ROWS))
+    y, _ = layer(examples.x.double(), first)
     loss = problem.loss(network.head(y[:, -1]), examples)
     parts = torch.autograd.grad(loss * ROWS, first)
     return float(torch.cat(parts, dim=1).norm(dim=1).mean())

@@ -11,9 +11,9 @@ from recurra.nn import Layer
 
 
 @cell
-def lstm_1997(
+def lstm_1997(  # noqa: PLR0913 - as many as the equations have
     x, h, c, i, o, *, W=Input(3), U=Recurrent(3), U_i=Recurrent(3), U_o=Recurrent(3), b_i=Bias(), b_o=Bias()
-):  # fmt: skip
+):
     """Long short-term memory as published (Hochreiter and Schmidhuber 1997): no forget gate, blocks of one cell, gates
     that feed all units, and the truncated gradient."""
     xi, xg, xo = W @ x + U @ stop_gradient(h) + U_i @ stop_gradient(i) + U_o @ stop_gradient(o)
@@ -38,7 +38,7 @@ def build_layer(name: str, input_size: int, hidden_size: int) -> Layer:
     if name == "lstm_1997":
         with torch.no_grad():
             # the first output gate is open, the others nearly closed: cells come into use one after another
-            layer.b_o.copy_(-torch.arange(1.0, hidden_size + 1))
+            layer.get_parameter("b_o").copy_(-torch.arange(1.0, hidden_size + 1))
     return layer
 
 
@@ -78,11 +78,15 @@ class TorchTwin(Layer):
 class Network(nn.Module):
     """A layer (or a stack) and a linear map of its output, at every step or at each sequence's last."""
 
+    inner: Layer
+
     def __init__(self, layer: Layer, output_size: int, *, every_step: bool, bias: bool = True) -> None:
         super().__init__()
-        self.layer = layer if every_step else recurra.nn.Last(layer)
+        self.inner = layer
+        self.every_step = every_step
         self.head = nn.Linear(layer.output_size, output_size, bias=bias)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """x (batch, time, input_size), lengths (batch,): (batch, output_size), or (batch, time, output_size)."""
-        return self.head(self.layer(x, lengths=lengths)[0])
+        layer = self.inner if self.every_step else recurra.nn.Last(self.inner)
+        return self.head(layer(x, lengths=lengths)[0])

@@ -53,7 +53,8 @@ def latch(picture: Path, rows: Sequence[Row]) -> str:
         axes.set_xscale("log")
         axes.set_xlabel("steps to hold the bit")
         axes.grid(alpha=0.3)
-    success.legend()
+    if success.get_legend_handles_labels()[1]:
+        success.legend()
     _save(figure, picture)
     heads = [str(row.recipe.problem.lag) for row in next(iter(curves.values()))]  # type: ignore[attr-defined]
     return "\n".join(

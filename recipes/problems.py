@@ -188,7 +188,8 @@ class Latch(Problem):
 class Parity(Problem):
     """Whether the number of ones so far is odd: trained on short sequences, judged on long ones.
 
-    Every step is trained to answer; judged is the last answer alone: wrong (1) or right (0), so that chance is one half.
+    Every step is trained to answer; judged is the last answer alone: wrong (1) or right (0), so that chance is one
+    half.
     """
 
     train_lengths: tuple[int, int] = (3, 40)
@@ -226,9 +227,10 @@ class Parity(Problem):
 class Copying(Problem):
     """Copying memory (Arjovsky et al. 2016): ten symbols of eight, `lag` blanks, then say the ten again.
 
-    The input has `lag` + 20 steps: the symbols (1 to 8), `lag` - 1 blanks (0), a signal (9), ten blanks. The answer is
-    blank but for the last ten steps. An error is the cross-entropy a step, in nats; `memoryless` is that of an
-    answer that remembers nothing.
+    The input has `lag` + 20 steps: the symbols (1 to 8), `lag` - 1 blanks (0), a signal (9), ten blanks. Only the last
+    ten steps are to be answered; those before, whose published answer is always blank, are left out. An error is the
+    sum of the ten cross-entropies over `lag` + 20 steps, in nats: what it would be if silence were learnt perfectly.
+    `memoryless` is that of an answer that remembers nothing.
     """
 
     lag: int
@@ -237,7 +239,7 @@ class Copying(Problem):
 
     @property
     def output_size(self) -> int:
-        return 9
+        return 8
 
     @property
     def memoryless(self) -> float:
@@ -249,12 +251,11 @@ class Copying(Problem):
         text = torch.zeros(batch, self.lag + 20, dtype=torch.long)
         text[:, :10] = symbols
         text[:, self.lag + 9] = 9
-        target = torch.zeros_like(text)
-        target[:, -10:] = symbols
-        return Examples(F.one_hot(text, 10).float(), target, torch.full((batch,), self.lag + 20))
+        return Examples(F.one_hot(text, 10).float(), symbols - 1, torch.full((batch,), self.lag + 20))
 
     def loss(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs.flatten(0, 1), examples.target.flatten())
+        return self.errors(outputs, examples).mean() * (self.lag + 20) / 10
 
     def errors(self, outputs: Tensor, examples: Examples) -> Tensor:
-        return F.cross_entropy(outputs.transpose(1, 2), examples.target, reduction="none").mean(1)
+        answers = outputs[:, -10:].transpose(1, 2)
+        return F.cross_entropy(answers, examples.target, reduction="none").sum(1) / (self.lag + 20)

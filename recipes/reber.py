@@ -42,7 +42,7 @@ def embedded_automaton() -> list[dict[str, int]]:
 
 
 def successors(text: str) -> list[str]:
-    """The symbols that may follow after each symbol of a string. Raises ValueError where the string breaks the grammar."""
+    """The symbols that may follow each symbol of a string. Raises ValueError where the string breaks the grammar."""
     automaton = embedded_automaton()
     state, found = 0, []
     for place, symbol in enumerate(text):
@@ -113,7 +113,7 @@ class EmbeddedReber(Problem):
 
 @cache
 def string_sets(seed: int) -> Examples:
-    """Both sets, training first. A target is the number of the next symbol, then for each symbol whether it is legal."""
+    """Both sets, training first. A target is the number of the next symbol, then whether each symbol is legal."""
     generator = torch.Generator().manual_seed(1_000_003 + seed)
     texts = [draw(generator) for _ in range(2 * STRINGS)]
     lengths = torch.tensor([len(text) - 1 for text in texts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,15 +21,16 @@ SHARE = 0.8
 
 _HEAD = """# What the cells learn
 
-`make recipes` ran this and wrote this page on {date}. Nothing here is typed by hand; `recipes/catalogue.py` has every setting.
+`make recipes` ran this and wrote this page on {date}. No figure here is typed by hand; `recipes/catalogue.py` has every
+setting.
 
 {machine}
 
-Evidence for what was published: **[C]** read in the primary text, **[C2]** read in a secondary source, **[R]** from memory, not to
-be relied on. *Sequences* are those trained on until the criterion was met: the median of the seeds that solved the task,
-with the lowest and the highest. *Seconds* are wall-clock of one run, one thread, the median of all seeds, beside whatever else the
-machine did. A recipe for which success is published counts as reproduced where at least {share:.0%} of the seeds solve the task; one for which
-failure is published, where none does.
+Evidence for what was published: **[C]** read in the primary text, **[C2]** read in a secondary source, **[R]** from
+memory, not to be relied on. *Sequences* are those trained on until the criterion was met: the median of the seeds that
+solved the task, with the lowest and the highest. *Seconds* are the wall clock of one run, one thread, the median of all
+seeds, beside whatever else the machine did. Where success is published, it counts as *seen* if at least {share:.0%} of
+the seeds solve the task; where failure is published, if none does.
 
 {summary}
 """
@@ -81,12 +83,16 @@ def write(page: Path, recipes: Sequence[Recipe], found: Mapping[Key, Record], *,
     rows = collect(recipes, found)
     pictures = {
         "latch": plots.latch(page.with_name("recipes-latch.png"), [r for r in rows if r.recipe.task == "latch"]),
-        "copying": plots.copying(page.with_name("recipes-copying.png"), [r for r in rows if r.recipe.task == "copying"]),
+        "copying": plots.copying(
+            page.with_name("recipes-copying.png"), [r for r in rows if r.recipe.task == "copying"]
+        ),
     }
     text = _head(rows, loads)
     for name, task in TASKS.items():
         own = [row for row in rows if row.recipe.task == name]
-        text += f"\n## {task.title}\n\n{task.about}\n\n{_latch_table(own) if name == 'latch' else _table(own)}\n"
+        text += (
+            f"\n## {task.title}\n\n{_wrapped(task.about)}\n\n{_latch_table(own) if name == 'latch' else _table(own)}\n"
+        )
         if name in pictures:
             text += f"\n{pictures[name]}\n"
         notes = dict.fromkeys(f"- {row.recipe.arm}: {row.recipe.difference}" for row in own if row.recipe.difference)
@@ -97,11 +103,12 @@ def write(page: Path, recipes: Sequence[Recipe], found: Mapping[Key, Record], *,
 
 def _head(rows: Sequence[Row], loads: tuple[float, float]) -> str:
     machine, versions = describe_machine(), describe_versions()
+    seconds = sum(record["seconds"] for row in rows for record in row.records)
     facts = {
         "processor": f"{machine['processor']}, {machine['cores']} cores, engine {machine['isa']}",
         "versions": ", ".join(f"{name} {versions[name]}" for name in ("recurra", "python", "torch", "numpy")),
         "load": f"{loads[0]:.1f} processes before the run, {loads[1]:.1f} after it",
-        "compute": f"{sum(r['seconds'] for row in rows for r in row.records) / 60:.0f} minutes, all runs one after another",
+        "compute": f"{seconds / 60:.0f} minutes, all runs one after another",
         "runs": f"{sum(len(row.records) for row in rows)}, the last ended {_last(rows)}",
     }
     judged = [row for row in rows if row.verdict in ("yes", "**no**")]
@@ -118,6 +125,10 @@ def _head(rows: Sequence[Row], loads: tuple[float, float]) -> str:
         share=SHARE,
         summary=summary,
     )
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _last(rows: Sequence[Row]) -> str:

@@ -1,4 +1,4 @@
-"""The file of results: a line of JSON for each run, appended as it ends, so that a kill costs the runs under way only."""
+"""The file of results: a line of JSON for each run, appended as it ends, so that a kill costs no finished run."""
 
 from __future__ import annotations
 

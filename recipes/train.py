@@ -1,4 +1,4 @@
-"""One training loop for all recipes: fresh sequences, an optimiser step a batch, an end as soon as the criterion is met."""
+"""One training loop for all recipes: fresh sequences, an optimiser step a batch, an end when the criterion is met."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Outcome:
 
 
 def build(recipe: Recipe, seed: int, *, torch_twin: bool = False) -> Network:
-    """The network as a run begins with it. `torch_twin` puts torch.nn's modules, with the same weights, in its place."""
+    """The network as a run begins with it. `torch_twin` puts torch.nn's modules, of the same weights, in its place."""
     torch.manual_seed(seed)
     problem = recipe.problem
     sizes = [problem.input_size] + [recipe.hidden] * (recipe.layers - 1)
@@ -113,8 +113,7 @@ def build(recipe: Recipe, seed: int, *, torch_twin: bool = False) -> Network:
             if parameter.ndim > 1:
                 nn.init.uniform_(parameter, -recipe.uniform, recipe.uniform)
     if torch_twin:
-        twin = TorchTwin(stack)
-        network.layer = twin if problem.every_step else recurra.nn.Last(twin)
+        network.inner = TorchTwin(stack)
     return network
 
 

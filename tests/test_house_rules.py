@@ -86,7 +86,7 @@ def test_files_are_short():
 def test_functions_are_short():
     too_long = [
         f"{place(path, f.lineno)} {f.name}: {lines_of_code(f)} lines, at most {LINES_OF_A_FUNCTION}"
-        for path in python_files("src", "tests", "tools", "benchmarks", "examples")
+        for path in python_files("src", "tests", "tools", "benchmarks", "recipes", "examples")
         for f in functions(path)
         if lines_of_code(f) > LINES_OF_A_FUNCTION
     ]
