@@ -23,6 +23,7 @@ from recipes.gradients import gradient_norm  # noqa: E402
 from recipes.layers import build_layer  # noqa: E402
 from recipes.problems import Adding, Copying, Latch, Parity, Problem, TemporalOrder  # noqa: E402
 from recipes.reber import EmbeddedReber, draw, is_whole, string_sets, successors  # noqa: E402
+from recipes.run import run_all  # noqa: E402
 from recipes.train import HeldOut, Recipe, Streak, _Judge, build, train  # noqa: E402
 
 PROBLEMS = (
@@ -247,6 +248,16 @@ def test_results_survive_a_torn_line(tmp_path):
     results.repair(file)
     results.append(file, TINY, 1, outcome, "now")
     assert set(results.read(file)) == {results.key(TINY, 0), results.key(TINY, 1)}
+
+
+def test_runs_go_on_where_they_were_stopped(tmp_path, capsys):
+    file = tmp_path / "results.jsonl"
+    run_all([(TINY, 0)], file, workers=1, torch_twin=False)
+    first = results.read(file)[results.key(TINY, 0)]
+    assert (first["solved"], first["sequences"]) == (True, 16)
+    run_all([(TINY, 0)], file, workers=1, torch_twin=False)
+    assert "1 of 1 results" in capsys.readouterr().out
+    assert len(file.read_text(encoding="utf-8").splitlines()) == 1
 
 
 def test_a_changed_recipe_is_another():
