@@ -12,11 +12,25 @@ from recurra.nn import Layer
 
 @cell
 def lstm_1997(  # noqa: PLR0913 - as many as the equations have
-    x, h, c, i, o, *, W=Input(3), U=Recurrent(3), U_i=Recurrent(3), U_o=Recurrent(3), b_i=Bias(), b_o=Bias()
+    x,
+    h,
+    c,
+    i,
+    o,
+    *,
+    W=Input(3),
+    U=Recurrent(3),
+    U_i=Recurrent(3),
+    U_o=Recurrent(3),
+    b_i=Bias(),
+    b_o=Bias(),
+    truncated=True,
 ):
     """Long short-term memory as published (Hochreiter and Schmidhuber 1997): no forget gate, blocks of one cell, gates
-    that feed all units, and the truncated gradient."""
-    xi, xg, xo = W @ x + U @ stop_gradient(h) + U_i @ stop_gradient(i) + U_o @ stop_gradient(o)
+    that feed all units, and a gradient that passes from step to step inside the cells only, if it is truncated."""
+    if truncated:
+        h, i, o = stop_gradient(h), stop_gradient(i), stop_gradient(o)
+    xi, xg, xo = W @ x + U @ h + U_i @ i + U_o @ o
     i = sigmoid(xi + b_i)
     o = sigmoid(xo + b_o)
     c = c + i * (4 * sigmoid(xg) - 2)
@@ -29,13 +43,13 @@ def linear(x, h, *, W=Input(), a=Diagonal(initial=1.0)):
     return a * h + W @ x
 
 
-OWN_CELLS = {"lstm_1997": lstm_1997, "linear": linear}
+OWN_CELLS = {"lstm_1997": lstm_1997, "lstm_1997_bptt": lstm_1997(truncated=False), "linear": linear}
 
 
 def build_layer(name: str, input_size: int, hidden_size: int) -> Layer:
     """A layer by the name that the recipes have for it, its parameters drawn from torch's generator."""
     layer = recurra.nn.Recurrent(OWN_CELLS.get(name, name), input_size, hidden_size)
-    if name == "lstm_1997":
+    if name.startswith("lstm_1997"):
         with torch.no_grad():
             # the first output gate is open, the others nearly closed: cells come into use one after another
             layer.get_parameter("b_o").copy_(-torch.arange(1.0, hidden_size + 1))

@@ -58,6 +58,11 @@ class Row:
             return "yes" if self.solved >= SHARE * len(self.records) else "**no**"
         return "yes" if self.solved == 0 else "**no**"
 
+    @property
+    def is_missed(self) -> bool:
+        """Whether something else than what is published was seen."""
+        return self.verdict == "**no**"
+
 
 def collect(recipes: Iterable[Recipe], found: Mapping[Key, Record]) -> list[Row]:
     """Each recipe with its results, as far as they are there; results of recipes that were changed are left out."""
@@ -70,11 +75,11 @@ def collect(recipes: Iterable[Recipe], found: Mapping[Key, Record]) -> list[Row]
 
 
 def missed(recipes: Iterable[Recipe], found: Mapping[Key, Record]) -> list[str]:
-    """A line for each recipe that shows something else than what is published."""
+    """A line for each recipe that shows something else than what is published, and nobody knows why."""
     return [
         f"{row.recipe.task}, {row.recipe.arm}: {row.solved} of {len(row.records)} seeds solved it"
         for row in collect(recipes, found)
-        if row.verdict == "**no**"
+        if row.is_missed and not row.recipe.explained
     ]
 
 
@@ -95,10 +100,22 @@ def write(page: Path, recipes: Sequence[Recipe], found: Mapping[Key, Record], *,
         )
         if name in pictures:
             text += f"\n{pictures[name]}\n"
-        notes = dict.fromkeys(f"- {row.recipe.arm}: {row.recipe.difference}" for row in own if row.recipe.difference)
-        if notes:
-            text += "\nDifferences from what was published:\n\n" + "\n".join(notes) + "\n"
+        text += _notes("Differences from what was published", [(row.recipe.arm, row.recipe.difference) for row in own])
+        text += _notes(
+            "Not as published, and looked into",
+            [(row.recipe.arm, row.recipe.explained) for row in own if row.is_missed],
+        )
     write_atomically(page, text.encode())
+
+
+def _notes(title: str, notes: Iterable[tuple[str, str]]) -> str:
+    """A list of remarks, those that say the same joined."""
+    arms: dict[str, list[str]] = {}
+    for arm, note in notes:
+        if note:
+            arms.setdefault(note, []).append(arm)
+    lines = [f"- {'; '.join(names)}: {note}" for note, names in arms.items()]
+    return f"\n{title}:\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _head(rows: Sequence[Row], loads: tuple[float, float]) -> str:
@@ -112,7 +129,7 @@ def _head(rows: Sequence[Row], loads: tuple[float, float]) -> str:
         "runs": f"{sum(len(row.records) for row in rows)}, the last ended {_last(rows)}",
     }
     judged = [row for row in rows if row.verdict in ("yes", "**no**")]
-    wrong = [row for row in judged if row.verdict == "**no**"]
+    wrong = [row for row in judged if row.is_missed]
     summary = f"**{len(judged) - len(wrong)} of {len(judged)} published results were seen.**"
     if wrong:
         summary += " Not seen: " + "; ".join(

@@ -38,6 +38,10 @@ class HeldOut:
     count: int = 512
 
 
+# The fields of a recipe that change no result.
+_ABOUT = ("seeds", "solves", "anchor", "difference", "explained")
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to train one layer for one problem. Equal recipes with equal seeds give equal results."""
@@ -73,9 +77,12 @@ class Recipe:
     difference: str = field(default="", compare=False)
     """Where the recipe differs from the published one."""
 
+    explained: str = field(default="", compare=False)
+    """Why a result that is not as published is no fault of a kernel, where that was looked into."""
+
     def fingerprint(self) -> str:
         """Changes with anything that may change a result."""
-        settings = {f: v for f, v in asdict(self).items() if f not in ("seeds", "solves", "anchor", "difference")}
+        settings = {f: v for f, v in asdict(self).items() if f not in _ABOUT}
         text = repr([type(self.problem).__name__, type(self.criterion).__name__, settings])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

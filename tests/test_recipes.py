@@ -188,7 +188,31 @@ def test_the_lstm_of_1997_has_its_published_number_of_weights():
     recipe = next(r for r in RECIPES if r.cell == "lstm_1997")
     network = build(recipe, 0)
     assert sum(p.numel() for p in network.parameters()) == 264
-    assert build_layer("lstm_1997", 7, 4).b_o.tolist() == [-1, -2, -3, -4]
+    assert build_layer("lstm_1997", 7, 4).get_parameter("b_o").tolist() == [-1, -2, -3, -4]
+
+
+@pytest.mark.parametrize("truncated", [True, False])
+def test_the_lstm_of_1997_equals_its_equations_in_plain_torch(truncated: bool):
+    layer = build_layer("lstm_1997" if truncated else "lstm_1997_bptt", 7, 4).double()
+    W, U, U_i, U_o, b_i, b_o = (layer.get_parameter(name) for name in ("W", "U", "U_i", "U_o", "b_i", "b_o"))
+    x = torch.randn(3, 11, 7, dtype=torch.double)
+    h = c = i = o = torch.zeros(3, 4, dtype=torch.double)
+    outputs = []
+    for t in range(11):
+        seen = [v.detach() if truncated else v for v in (h, i, o)]
+        xi, xg, xo = (x[:, t] @ W.T + seen[0] @ U.T + seen[1] @ U_i.T + seen[2] @ U_o.T).chunk(3, dim=1)
+        i, o = torch.sigmoid(xi + b_i), torch.sigmoid(xo + b_o)
+        c = c + i * (4 * torch.sigmoid(xg) - 2)
+        h = o * (2 * torch.sigmoid(c) - 1)
+        outputs.append(h)
+    expected = torch.stack(outputs, dim=1)
+    y, _ = layer(x)
+    assert torch.allclose(y, expected, atol=1e-12)
+    cotangent = torch.randn(3, 11, 4, dtype=torch.double)
+    parameters = [W, U, U_i, U_o, b_i, b_o]
+    ours = torch.autograd.grad((y * cotangent).sum(), parameters)
+    theirs = torch.autograd.grad((expected * cotangent).sum(), parameters)
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_streak_counts_sequences_in_succession():
