@@ -48,6 +48,8 @@ OWN_CELLS = {"lstm_1997": lstm_1997, "lstm_1997_bptt": lstm_1997(truncated=False
 
 def build_layer(name: str, input_size: int, hidden_size: int) -> Layer:
     """A layer by the name that the recipes have for it, its parameters drawn from torch's generator."""
+    if name == "mlstm":
+        return recurra.nn.MatrixLSTM(input_size, hidden_size, heads=1)
     layer = recurra.nn.Recurrent(OWN_CELLS.get(name, name), input_size, hidden_size)
     if name.startswith("lstm_1997"):
         with torch.no_grad():
