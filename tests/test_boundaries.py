@@ -21,7 +21,7 @@ LAYERS = (
     ("nn",),
     ("decode", "models", "testing"),
     ("checkpoint",),
-    ("tasks",),
+    ("reservoir", "tasks"),
     ("learn",),
     ("bench", "explain", "tune"),
     ("cli", "serve"),

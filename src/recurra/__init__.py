@@ -10,17 +10,29 @@ __version__ = "0.1.0"
 # What `typing.TYPE_CHECKING` means to a type checker, without importing typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from recurra import cells, data, nn, ops, program, tasks, testing
+    from recurra import cells, data, nn, ops, program, reservoir, tasks, testing
     from recurra.ops.select import backends
     from recurra.tasks import load
 
-_SUBMODULES = ("cells", "data", "nn", "ops", "program", "tasks", "testing")
+_SUBMODULES = ("cells", "data", "nn", "ops", "program", "reservoir", "tasks", "testing")
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
     "load": "recurra.tasks",
 }
 
-__all__ = ["__version__", "backends", "cells", "data", "load", "nn", "ops", "program", "tasks", "testing"]
+__all__ = [
+    "__version__",
+    "backends",
+    "cells",
+    "data",
+    "load",
+    "nn",
+    "ops",
+    "program",
+    "reservoir",
+    "tasks",
+    "testing",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -52,6 +52,7 @@ from recurra.cells.registry import find as find
 from recurra.cells.registry import get as get
 from recurra.cells.registry import names as names
 from recurra.cells.registry import register as register
+from recurra.cells.reservoir import esn as esn
 from recurra.cells.transforms import LEVELS as LEVELS
 from recurra.cells.transforms import check_probability as check_probability
 from recurra.cells.transforms import layer_norm as layer_norm

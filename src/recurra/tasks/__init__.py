@@ -11,6 +11,8 @@ from recurra.tasks.language_model import LanguageModel, Score
 
 TASKS = {model.task: model for model in (LanguageModel,)}
 
+_ADVICE = "Echo-state networks are opened by recurra.reservoir.load"
+
 __all__ = ["TASKS", "LanguageModel", "Score", "load", "load_weights"]
 
 
@@ -28,7 +30,9 @@ def load(path: str | Path) -> LanguageModel:
     folder = Path(path)
     task, spec = read_model(folder)
     if task not in TASKS:
-        raise FormatError(f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(TASKS))
+        raise FormatError(
+            f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(TASKS), advice=_ADVICE
+        )
     model = TASKS[task].from_spec(spec)
     weights, _ = read_weights(folder)
     load_weights(model, weights, source=str(folder))
