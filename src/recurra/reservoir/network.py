@@ -207,7 +207,7 @@ class EchoStateNetwork(ReservoirEstimator):
                 last[piece.first_row + k] = z[-1] if len(z) else last[piece.first_row + k]
         after = in_order(states)
         values = [last @ weights + bias]
-        with torch.no_grad():
+        with torch.no_grad(), np.errstate(over="ignore", invalid="ignore"):
             while len(values) < steps:
                 frame = torch.as_tensor(values[-1], dtype=self._dtype)
                 if not frame.isfinite().all():

@@ -57,7 +57,8 @@ class Moments:
         # Directions in which the data do not vary say nothing; without regularisation they are left out.
         known = shifted > len(values) * np.finfo(float).eps * values.max(initial=0.0)
         inverse = np.where(known, 1 / np.where(known, shifted, 1.0), 0.0)
-        weights = np.einsum("fe,le,eo->lfo", vectors, inverse, rotated, optimize=True)
+        # contiguous, so that products with them give the same bits before and after they are saved
+        weights = np.ascontiguousarray(np.einsum("fe,le,eo->lfo", vectors, inverse, rotated, optimize=True))
         explained = np.einsum("eo,le->lo", rotated**2, inverse * (2 - values * inverse))
         squares = np.maximum(self.yy - explained, np.finfo(float).eps * self.yy)
         freedom = 1 + (values * inverse).sum(1)
