@@ -1,11 +1,10 @@
 """A reservoir of 500 units over 2,000 steps: recurra against reservoirpy, with the same matrices.
 
     pip install "reservoirpy>=0.4,<0.5"        # into an environment of its own; recurra does not depend on it
-    python benchmarks/reservoir.py [--dense]
+    python benchmarks/reservoir.py [--profile]
 
-First the states are compared, then both are timed in turns; medians and quartiles are printed. reservoirpy computes in
-float64 whatever dtype it is asked for, so it is compared with both. `--dense` gives recurra the same matrix without
-saying that it is sparse, and `--profile` says where the time goes.
+First the states are compared, then both are timed in turns; medians and quartiles are printed. "recurra, dense" has the
+same matrix without being told that it is sparse. `--profile` says how the time of a step depends on the density.
 """
 
 import argparse

@@ -16,6 +16,7 @@ PAGES = (
     "docs/write-your-own-cell.md",
     "docs/transforms.md",
     "docs/from-torch.md",
+    "docs/reservoir.md",
     "docs/memories.md",
     "docs/attention.md",
     "README.md",

@@ -23,6 +23,7 @@ from recurra.reservoir import (
 )
 from recurra.reservoir.problems import mackey_glass, memory_capacity, narma10, nrmse
 from recurra.reservoir.ridge import Moments
+from recurra.testing import check_laws
 
 SMALL = Reservoir(20, leak=0.5, density=0.3, bias_scaling=0.1)
 SEVERAL = (1e-6, 1e-3, 1.0)
@@ -497,3 +498,35 @@ def test_files_that_are_none_are_refused(tmp_path):
             recurra.reservoir.load(tmp_path)
     with pytest.raises(ArgumentError, match="this EchoStateNetwork is not fitted"):
         EchoStateNetwork(SMALL).save(tmp_path)
+
+
+# law 14
+
+
+def test_the_cell_equals_a_step_written_from_the_paper_by_someone_else():
+    """Jaeger et al. 2007, eq. 3, by an author who has not seen our equations, with a = 1 and gamma the leak."""
+    layer = Reservoir(9, leak=0.4, density=0.3, bias_scaling=0.3).layer(3)
+    p = {name: value.double().numpy() for name, value in layer.state_dict().items()} | {"gamma": 0.4, "a": 1.0}
+
+    def echo_state(x: np.ndarray, state: np.ndarray) -> np.ndarray:
+        new = np.tanh(x @ p["W_in"].T + state @ p["W"].T + p["b"])
+        return (1.0 - p["a"] * p["gamma"]) * state + p["gamma"] * new
+
+    def peer(x: torch.Tensor, state: nn.State) -> tuple[torch.Tensor, nn.State]:
+        h, outputs = state[0].detach().numpy(), []
+        for frame in x.detach().numpy().transpose(1, 0, 2):
+            h = echo_state(frame, h)
+            outputs.append(torch.from_numpy(h))
+        return torch.stack(outputs, 1), type(state)(torch.from_numpy(h))
+
+    assert check_laws(layer, peer=peer)[14].outcome == "passed"
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_states_equal_those_of_reservoirpy(dtype: torch.dtype, tolerance: float):
+    nodes = pytest.importorskip("reservoirpy.nodes", reason="reservoirpy is not installed")
+    layer = Reservoir(50, leak=0.4, bias_scaling=0.2).layer(2, dtype=dtype)
+    W, W_in, b = (getattr(layer, name).numpy() for name in ("W", "W_in", "b"))
+    x = np.random.default_rng(0).standard_normal((300, 2)).astype(W.dtype)
+    expected = nodes.Reservoir(W=W, Win=W_in, bias=b, lr=0.4, input_dim=2, dtype=W.dtype.type).run(x)
+    np.testing.assert_allclose(layer(torch.from_numpy(x)[None])[0][0].numpy(), expected, atol=tolerance)
