@@ -165,6 +165,11 @@ NB_MODULE(_engine, m) {
           shapes.append(q.columns == 0 ? nb::make_tuple(q.rows) : nb::make_tuple(q.rows, q.columns));
         return shapes;
       })
+      .def_prop_ro("parameter_sparse", [](const Plan& p) {
+        nb::list sparse;
+        for (const auto& q : p.parameters) sparse.append(q.sparse);
+        return sparse;
+      })
       .def_prop_ro("state_columns", [](const Plan& p) {
         nb::list columns;
         for (const auto& s : p.states) columns.append(s.columns);

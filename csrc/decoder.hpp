@@ -111,10 +111,11 @@ class Decoder {
     plan_.register_count = static_cast<int>(next("register_count", 0, most_registers));
     const auto constants = static_cast<std::int64_t>(plan_.constants.size());
     next("constant_count", constants, constants);
-    plan_.parameters.resize(count("parameter_count", 2));
+    plan_.parameters.resize(count("parameter_count", 3));
     for (Parameter& p : plan_.parameters) {
       p.rows = next("a parameter's rows", 1, most_columns);
       p.columns = next("a parameter's columns", 0, most_columns);
+      p.sparse = next("a parameter's sparse", 0, p.columns > 0 ? 1 : 0) != 0;
     }
     states();
     plan_.chunks.resize(count("chunk_count", 1));
@@ -334,6 +335,7 @@ class Decoder {
   std::vector<Located> pointwise_operands(PointwisePhase& phase, std::vector<Operand>& operands);
   void instruction(PointwisePhase& phase, const std::vector<Operand>& operands, const std::vector<Located>& located);
   void product();
+  std::vector<Span> product_segments(ProductPhase& phase, bool sparse);
   void product_blocks(ProductPhase& phase, const std::vector<Span>& segments);
   static void merge_blocks(ProductPhase& phase);
   int pack_index(const Pack& pack);

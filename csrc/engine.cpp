@@ -54,6 +54,10 @@ template <class T> class Runner {
   void pack() {
     for (std::size_t i = 0; i < p_.plan.packs.size(); ++i) {
       const Pack& pack = p_.plan.packs[i];
+      if (p_.is_sparse(pack.parameter)) {
+        if (static_cast<int>(i) % threads_ == index_) p_.pack_sparse(static_cast<int>(i));
+        continue;
+      }
       const long columns = p_.plan.parameters[pack.parameter].columns;
       const long row_stride = pack.transposed ? 1 : columns, column_stride = pack.transposed ? columns : 1;
       const Range mine = share_of(Product<T>::panels(pack.count), 1, index_, threads_);
@@ -209,7 +213,7 @@ template <class T> double step_time(const Plan& plan, double rows, double part) 
   for (const Phase& phase : plan.sections[section_loop])
     if (phase.type == PhaseType::product)
       for (const Block& block : plan.products[phase.index].blocks)
-        weights += static_cast<double>(block.count * plan.products[phase.index].k);
+        weights += static_cast<double>(block.count * plan.products[phase.index].summands(block));
   const double bytes = weights * part * sizeof(T), tiles = std::ceil(rows / tile_rows);
   return std::max(rows * part * plan.loop_cost / operations, tiles * bytes / (bytes < second_cache ? near : far));
 }
@@ -237,6 +241,7 @@ template <class T> void run_as(const Plan& plan, const Arguments& call) {
   problem.use_packs = call.batch * call.time > direct_rows;
   problem.choose_chunk();
   problem.choose_strip();
+  problem.choose_sparse();
   Carver measure(nullptr);
   problem.lay_out(measure);
   const Lease lease(measure.used());

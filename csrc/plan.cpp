@@ -89,35 +89,36 @@ void Decoder::product() {
   phase.transposed = next("transposed", 0, 1) != 0;
   phase.n = phase.transposed ? matrix.columns : matrix.rows;
   phase.k = phase.transposed ? matrix.rows : matrix.columns;
-  std::vector<Span> spans;
-  long length = 0;
-  for (long i = count("segment_count", 4, most_list); i > 0; --i) {
-    const Operand o = operand();
-    Segment segment;
-    segment.length = next("a segment's length", 1, phase.k - length);
-    segment.begin = length;
-    const Located located = read(o, segment.length);
-    segment.reference = located.reference;
-    spans.push_back(located.span);
-    phase.segments.push_back(segment);
-    length += segment.length;
-    if (length == phase.k && i > 1) fail("more segments than the matrix has columns");
-  }
-  if (length != phase.k)
-    fail("the segments have " + std::to_string(length) + " columns, the matrix takes " + std::to_string(phase.k));
-  product_blocks(phase, spans);
+  product_blocks(phase, product_segments(phase, matrix.sparse));
   merge_blocks(phase);
   for (Block& block : phase.blocks) {
     block.pack = pack_index({phase.parameter, phase.transposed, block.begin, block.count, phase.k});
-    add_cost(2.0 * static_cast<double>(block.count) * static_cast<double>(phase.k));
+    add_cost(2.0 * static_cast<double>(block.count) * static_cast<double>(phase.summands(block)));
   }
   push(PhaseType::product, plan_.products.size());
   plan_.products.push_back(std::move(phase));
 }
 
+std::vector<Span> Decoder::product_segments(ProductPhase& phase, bool sparse) {
+  std::vector<Span> spans;
+  for (long i = count("segment_count", 5, most_list); i > 0; --i) {
+    const Operand o = operand();
+    Segment segment;
+    segment.length = next("a segment's length", 1, phase.k);
+    segment.begin = next("a segment's begin", 0, phase.k - segment.length);
+    const Located located = read(o, segment.length);
+    segment.reference = located.reference;
+    spans.push_back(located.span);
+    phase.segments.push_back(segment);
+  }
+  if (sparse && (phase.segments.size() != 1 || phase.segments[0].length != phase.k))
+    fail("a sparse matrix takes one segment of " + std::to_string(phase.k) + " columns");
+  return spans;
+}
+
 void Decoder::product_blocks(ProductPhase& phase, const std::vector<Span>& segments) {
   std::vector<Span> destinations, inits;
-  const long blocks = count("block_count", 9, most_list);
+  const long blocks = count("block_count", 11, most_list), most_segments = static_cast<long>(segments.size());
   if (blocks == 0) fail("a PRODUCT has at least one block");
   for (long i = 0; i < blocks; ++i) {
     Block block{};
@@ -131,6 +132,9 @@ void Decoder::product_blocks(ProductPhase& phase, const std::vector<Span>& segme
     inits.push_back({Kind::constant, 0, 0, 0});
     const bool has_init = next("has_init", 0, 1) != 0;
     const Operand init = operand();
+    block.first_segment = static_cast<int>(next("a block's first segment", 0, most_segments - 1));
+    const long left = most_segments - block.first_segment;
+    block.segment_count = static_cast<int>(next("a block's segment count", 1, left));
     if (has_init) {
       const bool own = init.kind == o.kind && init.index == o.index && init.offset == o.offset;
       const Located located = own ? destination : read(init, block.count);
@@ -160,6 +164,7 @@ void Decoder::merge_blocks(ProductPhase& phase) {
     Block* last = merged.empty() ? nullptr : &merged.back();
     const bool joins =
       last && last->begin + last->count == block.begin && last->destination.source == block.destination.source &&
+      last->first_segment == block.first_segment && last->segment_count == block.segment_count &&
       last->destination.offset + last->count == block.destination.offset &&
       last->init.source == block.init.source &&
       (block.init.source < 0 || last->init.offset + last->count == block.init.offset);

@@ -63,12 +63,13 @@ struct PointwisePhase {
 
 struct Segment {
   Reference reference;
-  long length, begin;
+  long length, begin;  // begin: its place in the matrix
 };
 
 struct Block {
   long begin, count;
   Reference destination, init;  // init.source -1: none
+  int first_segment, segment_count;  // the segments that it is a product of
   bool writes_grad_input;
   int pack;  // index into Plan::packs
 };
@@ -79,6 +80,11 @@ struct ProductPhase {
   long n, k;  // of the matrix as it is used: n results from k values
   std::vector<Segment> segments;
   std::vector<Block> blocks;
+  long summands(const Block& block) const {
+    long count = 0;
+    for (int s = 0; s < block.segment_count; ++s) count += segments[block.first_segment + s].length;
+    return count;
+  }
 };
 
 struct ReducePhase {
@@ -124,6 +130,7 @@ struct Pack {
 
 struct Parameter {
   long rows, columns;  // columns 0: a vector
+  bool sparse;         // a matrix of which most elements are zero
 };
 
 struct State {

@@ -5,6 +5,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "arena.hpp"
 #include "arguments.hpp"
@@ -13,6 +14,7 @@
 #include "plan.hpp"
 #include "pointwise.hpp"
 #include "product.hpp"
+#include "sparse.hpp"
 
 namespace recurra {
 namespace RECURRA_ISA {
@@ -83,6 +85,8 @@ template <class T> struct Problem {
   T *constants = nullptr, *units = nullptr, *outer_pack = nullptr;
   T **chunk = nullptr, **temp = nullptr, **state[2] = {}, **gradient[2] = {}, **initial = nullptr, **restart = nullptr;
   T** packs = nullptr;
+  SparseRows<T>* sparse_packs = nullptr;
+  std::vector<long> nonzero;  // of each parameter whose zeros are left out, else -1; empty: none
   long* outer_offset = nullptr;  // of each operand b of each OUTER, in the order of the plan
   Scratch<T>* scratch = nullptr;
   Barrier barrier;
@@ -125,6 +129,29 @@ template <class T> struct Problem {
     constexpr long bytes = 16 << 10, most = 512, least = 64;
     strip = bytes / static_cast<long>(sizeof(T)) / larger(plan.register_count, 1) / least * least;
     strip = larger(least, smaller(strip, most));
+  }
+
+  bool is_sparse(int parameter) const { return !nonzero.empty() && nonzero[parameter] >= 0; }
+
+  // Leaving out the zeros pays where the rows are few: more of them share the loading of a dense matrix.
+  void choose_sparse() {
+    constexpr long most_work = 4;
+    if (!use_packs) return;
+    for (std::size_t i = 0; i < plan.parameters.size(); ++i) {
+      const Parameter& matrix = plan.parameters[i];
+      if (!matrix.sparse) continue;
+      nonzero.resize(plan.parameters.size(), -1);
+      const long size = matrix.rows * matrix.columns, count = Sparse<T>::count(parameter(static_cast<int>(i)), size);
+      if (product_of(count, most_work * batch) <= size) nonzero[i] = count;
+    }
+  }
+
+  void pack_sparse(int index) const {
+    const Pack& pack = plan.packs[index];
+    const long columns = plan.parameters[pack.parameter].columns;
+    const long row_stride = pack.transposed ? 1 : columns, column_stride = pack.transposed ? columns : 1;
+    Sparse<T>::pack(parameter(pack.parameter) + pack.begin * row_stride, row_stride, column_stride, pack.count, pack.k,
+                    sparse_packs[index]);
   }
 
   void lay_out(Carver& carver) {
@@ -172,10 +199,16 @@ template <class T> struct Problem {
 
   void lay_out_packs(Carver& carver) {
     packs = carver.take<T*>(static_cast<long>(plan.packs.size()));
+    sparse_packs = carver.take<SparseRows<T>>(static_cast<long>(plan.packs.size()));
     for (std::size_t i = 0; i < plan.packs.size(); ++i) {
       const Pack& pack = plan.packs[i];
-      T* packed = carver.take<T>(use_packs ? Product<T>::packed_size(pack.count, pack.k) : 0);
+      const bool sparse = is_sparse(pack.parameter);
+      T* packed = carver.take<T>(use_packs && !sparse ? Product<T>::packed_size(pack.count, pack.k) : 0);
+      const long count = sparse ? nonzero[pack.parameter] : 0;
+      const SparseRows<T> rows{carver.take<long>(sparse ? pack.count + 1 : 0), carver.take<std::int32_t>(count),
+                               carver.take<T>(count)};
       if (packs) packs[i] = packed;
+      if (sparse_packs) sparse_packs[i] = rows;
     }
     if (!backward()) return;
     long operands = 0, offset = 0;

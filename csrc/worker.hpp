@@ -159,8 +159,7 @@ template <class T> class Worker {
   }
 
   void product_of_rows(const ProductPhase& phase, const Extent& extent, long t, long b, long count) {
-    const bool one = phase.segments.size() == 1;
-    if (one) gather(phase.segments[0].reference, extent, t, b, count, s_.a);
+    int gathered = -1;  // the segment whose rows s_.a holds
     long panels = 0;
     for (const Block& block : phase.blocks) panels += Product<T>::panels(block.count);
     Range mine = share_of(panels, 1, extent.part, extent.parts);
@@ -172,18 +171,26 @@ template <class T> class Worker {
       gather(block.destination, extent, t, b, count, s_.c);
       const bool has_init = block.init.source >= 0;
       if (has_init) gather(block.init, extent, t, b, count, s_.init);
-      bool first = true;
-      for (const Segment& segment : phase.segments) {
-        if (!one) gather(segment.reference, extent, t, b, count, s_.a);
-        const T* const* init = !first ? s_.c : has_init ? s_.init : nullptr;
+      const T* const* init = has_init ? s_.init : nullptr;
+      for (int i = block.first_segment; i < block.first_segment + block.segment_count; ++i) {
+        const Segment& segment = phase.segments[i];
+        if (i != gathered) gather(segment.reference, extent, t, b, count, s_.a);
+        gathered = i;
         segment_product(phase, block, segment, count, init, range);
-        first = false;
+        init = s_.c;
       }
     }
   }
 
+
   void segment_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,
                        const T* const* init, const Range& panels) {
+    if (p_.is_sparse(phase.parameter)) {
+      const Range rows{panels.begin * Product<T>::panel, smaller(block.count, panels.end * Product<T>::panel)};
+      for (long r = 0; r < count; ++r)
+        Sparse<T>::product(p_.sparse_packs[block.pack], s_.a[r], init ? init[r] : nullptr, s_.c[r], rows.begin, rows.end);
+      return;
+    }
     if (p_.use_packs) {
       Product<T>::product(count, s_.a, segment.length, p_.packs[block.pack], phase.k, segment.begin, block.count, init,
                           s_.c, panels.begin, panels.end);

@@ -25,6 +25,7 @@ class PlanText:
     register_count: int = 0
     constants: list[float] = field(default_factory=list)
     parameters: list[tuple[int, int]] = field(default_factory=list)
+    sparse: frozenset[int] = frozenset()
     states: list[tuple[int, int, int, int]] = field(default_factory=list)
     chunks: list[int] = field(default_factory=list)
     temps: list[int] = field(default_factory=list)
@@ -34,8 +35,9 @@ class PlanText:
     def code(self) -> np.ndarray:
         numbers = [0x72656375, 2, self.direction, self.input_columns, self.output_columns, self.tape_columns]
         numbers += [self.register_count, len(self.constants)]
-        for pairs in (self.parameters, self.states):
-            numbers += [len(pairs), *(v for pair in pairs for v in pair)]
+        parameters = [(*shape, int(i in self.sparse)) for i, shape in enumerate(self.parameters)]
+        for rows in (parameters, self.states):
+            numbers += [len(rows), *(v for row in rows for v in row)]
         numbers += [len(self.chunks), *self.chunks, len(self.temps), *self.temps]
         numbers += [len(self.fields), *(v for pair in self.fields for v in pair)]
         for section in self.sections:
@@ -56,11 +58,23 @@ def pointwise(width: int, operands: Sequence[Operand], code: Sequence[Sequence[i
 
 
 def product(parameter: int, transposed: int, segments: Sequence[tuple], blocks: Sequence[tuple]) -> PhaseCode:
-    """`segments`: (operand, length); `blocks`: (begin, count, destination[, init])."""
-    code = [1, parameter, transposed, len(segments), *(v for operand, length in segments for v in (*operand, length))]
+    """`segments`: (operand, length[, begin]), one after the other where no begin is given; `blocks`: (begin, count,
+    destination[, init[, first segment, segments]]), of all segments where none are given."""
+    code, at = [1, parameter, transposed, len(segments)], 0
+    for operand, length, *begin in segments:
+        code += [*operand, length, begin[0] if begin else at]
+        at += length
     code.append(len(blocks))
-    for begin, count, destination, *init in blocks:
-        code += [begin, count, *destination, len(init), *(init[0] if init else (0, 0, 0))]
+    for begin, count, destination, *rest in blocks:
+        init = rest[0] if rest else None
+        code += [
+            begin,
+            count,
+            *destination,
+            int(init is not None),
+            *(init or (0, 0, 0)),
+            *(rest[1:] or (0, len(segments))),
+        ]
     return code
 
 

@@ -4,6 +4,7 @@ from recurra.cells import (
     Bias,
     Diagonal,
     Elapsed,
+    Fixed,
     Input,
     Matrix,
     Recurrent,
@@ -118,6 +119,30 @@ def spiking(x, v, s, *, W=Input(), U=Recurrent(), b=Bias(initial=0.3)):
     return v, spike(v - 0.5, slope=5.0)
 
 
+@cell
+def headed(
+    x,
+    h=State("pair"),
+    c=State("pair"),
+    *,
+    heads=2,
+    W=Input(4, rows="pair"),
+    U=Recurrent(4, rows="pair", columns="pair", heads="heads"),
+    b=Bias(4, width="pair"),
+    V=Recurrent(rows="pair", columns="pair", heads="heads"),
+):
+    """Block-diagonal products by head: of gates, of one gate, and of a value that is not a state."""
+    i, f, g, o = W @ x + b + U @ h
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    return tanh(V @ (sigmoid(o) * c)), c
+
+
+@cell
+def reservoir(x, h, *, W=Fixed(Input()), U=Fixed(Recurrent(), density=0.1), b=Bias()):
+    """Fixed parameters, one of them sparse."""
+    return 0.7 * h + 0.3 * tanh(W @ x + U @ h + b)
+
+
 ODD: dict[str, Program] = {
     c.name: c.program
     for c in (
@@ -130,5 +155,7 @@ ODD: dict[str, Program] = {
         counting,
         projecting_out,
         spiking,
+        headed,
+        reservoir,
     )
 }

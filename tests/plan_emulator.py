@@ -94,8 +94,11 @@ def _phase(reader: _Reader) -> Phase:
         )
     if kind == PRODUCT:
         parameter, transposed = reader.many(2)
-        segments = [(reader.operand(), reader.next()) for _ in range(reader.next())]
-        blocks = [(*reader.many(2), reader.operand(), reader.next(), reader.operand()) for _ in range(reader.next())]
+        segments = [(reader.operand(), *reader.many(2)) for _ in range(reader.next())]
+        blocks = [
+            (*reader.many(2), reader.operand(), reader.next(), reader.operand(), *reader.many(2))
+            for _ in range(reader.next())
+        ]
         return Phase(kind, {"parameter": parameter, "transposed": transposed, "segments": segments, "blocks": blocks})
     if kind == REDUCE:
         operation = reader.next()
@@ -154,7 +157,7 @@ class Emulator:
         self.input_columns, self.output_columns, self.tape_columns = reader.many(3)
         self.register_count, constant_count = reader.many(2)
         assert constant_count == len(self.constants)
-        self.parameters = [tuple(reader.many(2)) for _ in range(reader.next())]
+        self.parameters = [tuple(reader.many(3)[:2]) for _ in range(reader.next())]
         self.states = [tuple(reader.many(4)) for _ in range(reader.next())]
         self.chunks = reader.many(reader.next())
         self.temps = reader.many(reader.next())
@@ -275,10 +278,14 @@ class _Run:
                 self.write(v["operands"][destination], t, OPERATIONS[opcode](*values))
         elif phase.type == PRODUCT:
             matrix = self.call.parameters[v["parameter"]].astype(np.float64)
-            vector = np.concatenate([self.read(operand, t, length) for operand, length in v["segments"]], axis=1)
-            full = vector @ (matrix if v["transposed"] else matrix.T)
-            for begin, count, destination, has_init, init in v["blocks"]:
+            taken = matrix if v["transposed"] else matrix.T
+            products = [
+                self.read(operand, t, length) @ taken[begin : begin + length]
+                for operand, length, begin in v["segments"]
+            ]
+            for begin, count, destination, has_init, init, first, parts in v["blocks"]:
                 base = self.read(init, t, count) if has_init else 0
+                full = sum(products[first : first + parts])
                 self.write(destination, t, base + full[:, begin : begin + count])
         elif phase.type == NORMALISE:
             self.write(v["destination"], t, self.normalised(v, t))

@@ -175,12 +175,8 @@ class PlanGenerator:
 
     def random_product(self) -> None:
         rng = self.rng
-        segments = []
-        for _ in range(int(rng.integers(1, 4))):
-            length = self.columns()
-            source = self.readable(length)
-            if source:
-                segments.append((source, length))
+        drawn = [(self.readable(length), length) for length in (self.columns() for _ in range(int(rng.integers(1, 4))))]
+        segments = [(source, length) for source, length in drawn if source is not None]
         if not segments:
             return
         taken, targets, blocks, end = list(segments), [], [], 0
@@ -207,10 +203,27 @@ class PlanGenerator:
             self.mark(target, count)
         n, k = end + int(rng.integers(3)), sum(length for _, length in segments)
         transposed = int(rng.integers(2))
+        if len(segments) == 1 and rng.random() < 0.3:
+            self.text.sparse |= {len(self.text.parameters)}
+        encoded: list[tuple] = [(self.encoded(source), length) for source, length in segments]
+        if len(segments) > 1 and rng.random() < 0.5:
+            k += int(rng.integers(3))
+            encoded, blocks = self.apart(encoded, blocks, k)
         self.text.parameters.append((k, n) if transposed else (n, k))
-        encoded = [(self.encoded(source), length) for source, length in segments]
         rng.shuffle(blocks)
         self.text.sections[self.section].append(product(len(self.text.parameters) - 1, transposed, encoded, blocks))
+
+    def apart(self, segments: list[tuple], blocks: list[tuple], k: int) -> tuple[list[tuple], list[tuple]]:
+        """The same segments anywhere in a matrix of k columns, and blocks of some of them."""
+        rng = self.rng
+        firsts = rng.integers(len(segments), size=len(blocks))
+        return (
+            [(source, length, int(rng.integers(k - length + 1))) for source, length in segments],
+            [
+                (*b, *[None] * (4 - len(b)), int(f), int(rng.integers(1, len(segments) - f + 1)))
+                for b, f in zip(blocks, firsts, strict=True)
+            ],
+        )
 
     def complete(self, kinds: tuple[int, ...]) -> None:
         """Writes what is still missing in the buffers of these kinds."""

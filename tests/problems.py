@@ -12,7 +12,7 @@ from torch import Tensor
 from odd_cells import ODD
 from recurra import cells
 from recurra.ops import reference
-from recurra.program import Program
+from recurra.program import ParameterSpec, Program
 from recurra.program.widths import StateSpec
 
 PROGRAMS: dict[str, Program] = {name: cells.get(name) for name in cells.names()} | ODD
@@ -63,7 +63,13 @@ class Problem:
 
 
 def sizes(program: Program, input_size: int, hidden_size: int) -> dict[str, int]:
-    return {"input": input_size, "hidden": hidden_size, "projection": hidden_size // 2 + 1, "out": 3}
+    return {
+        "input": input_size,
+        "hidden": hidden_size,
+        "projection": hidden_size // 2 + 1,
+        "out": 3,
+        "pair": 2 * hidden_size,
+    }
 
 
 def make(
@@ -82,6 +88,10 @@ def make(
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
+    def values(spec: ParameterSpec) -> Tensor:
+        drawn = normal(*spec.shape(widths)) * 0.6 / max(1, spec.shape(widths)[-1]) ** 0.5
+        return drawn if spec.density == 1 else drawn * (torch.rand(drawn.shape, generator=g) < spec.density)
+
     row_lengths = torch.randint(0, time + 1, (batch,), generator=g)
     if batch > 2:
         row_lengths[0], row_lengths[-1] = 0, time
@@ -89,7 +99,7 @@ def make(
         program,
         normal(batch, time, input_size),
         tuple(_state(s, normal(batch, s.columns(widths))) for s in program.states),
-        tuple(normal(*p.shape(widths)) * 0.6 / max(1, p.shape(widths)[-1]) ** 0.5 for p in program.parameters),
+        tuple(values(spec) for spec in program.parameters),
         row_lengths if lengths else None,
         torch.rand(batch, time, generator=g) < 0.25 if reset else None,
         torch.rand(batch, time, generator=g, dtype=torch.float64) + 0.1 if program.uses_elapsed else None,

@@ -66,6 +66,9 @@ def random_call(
             for array in (x, grad_y, elapsed):
                 array[b, lengths[b] :] = np.nan
     reset = rng.random((batch, time)) < 0.2 if resets else None
+    for matrix, sparse in zip(parameters, plan.parameter_sparse, strict=True):
+        if sparse:
+            matrix[rng.random(matrix.shape) < 0.9] = 0
     tape = rng.normal(size=batch * time * plan.tape_columns)
     return Call(x, parameters, states, elapsed, lengths, reset, tape, grad_y, grad_final)
 

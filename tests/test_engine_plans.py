@@ -76,9 +76,11 @@ BLOCK = (0, 4, OTHER)
 PRODUCT_FAULTS = {
     "parameter 1 is a vector": product(1, 0, [(X, 4)], [BLOCK]),
     "parameter is 2": product(2, 0, [(X, 4)], [BLOCK]),
-    "the segments have 3 columns": product(0, 0, [(X, 3)], [BLOCK]),
     "a segment's length is 5": product(0, 0, [(X, 5)], [BLOCK]),
-    "more segments than": product(0, 0, [(X, 4), (X, 1)], [BLOCK]),
+    "a segment's begin is 2, expected 0 to 1": product(0, 0, [(X, 3, 2)], [BLOCK]),
+    "a block's first segment is 1, expected 0 to 0": product(0, 0, [(X, 4)], [(0, 4, OTHER, None, 1, 1)]),
+    "a block's segment count is 2, expected 1 to 1": product(0, 0, [(X, 3), (X, 1)], [(0, 4, OTHER, None, 1, 2)]),
+    "a block's first segment is 0, expected 0 to -1": product(0, 0, [], [BLOCK]),
     "at least one block": product(0, 0, [(X, 4)], []),
     "a block's count is 4, expected 1 to 3": product(0, 0, [(X, 4)], [(1, 4, OTHER)]),
     "two blocks of a PRODUCT write": product(0, 0, [(X, 4)], [(0, 2, OTHER), (2, 2, (p.CHUNK, 0, 1))]),
@@ -92,6 +94,14 @@ PRODUCT_FAULTS = {
 @pytest.mark.parametrize("message", PRODUCT_FAULTS)
 def test_product_faults(message):
     refused(small(0, PRODUCT_FAULTS[message]), message)
+
+
+def test_sparse_faults():
+    text = small(0, product(0, 0, [(X, 3)], [BLOCK]))
+    text.sparse = frozenset({0})
+    refused(text, "a sparse matrix takes one segment of 4 columns")
+    text.sparse = frozenset({1})
+    refused(text, "a parameter's sparse is 1")
 
 
 def test_a_product_may_not_write_what_it_reads():

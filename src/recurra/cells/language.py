@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from recurra.errors import CellError
-from recurra.program.trace import (
-    ElapsedDeclaration,
-    OutputMark,
-    ParameterDeclaration,
-    StateDeclaration,
-    about_columns,
-    apply,
-    normalise,
-    reduce,
-)
-from recurra.program.widths import HIDDEN, INPUT, Width
+from recurra.program.signature import ElapsedDeclaration, ParameterDeclaration, StateDeclaration
+from recurra.program.trace import OutputMark, about_columns, apply, normalise, reduce
+from recurra.program.widths import HIDDEN, INPUT, Draw, Initial, Width
+
+Start = int | float | Draw
 
 
 def _gates(gates: int, kind: str) -> int:
@@ -30,31 +25,63 @@ def _width(width: str | Width | None, default: Width, count: int = 1) -> Width:
     return Width(base.count * count, base.name)
 
 
-def _initial(initial: float | Sequence[float], gates: int) -> tuple[float, ...]:
-    return (float(initial),) * gates if isinstance(initial, int | float) else tuple(float(v) for v in initial)
+def _initial(initial: Start | Sequence[Start], gates: int) -> tuple[Initial, ...]:
+    if isinstance(initial, int | float | Draw):
+        initial = (initial,) * gates
+    return tuple(v if isinstance(v, Draw) else float(v) for v in initial)
 
 
-def Input(gates: int = 1, *, rows: str | None = None) -> ParameterDeclaration:
-    """A matrix of shape (gates * hidden, input), multiplied by x. `rows` names another width than hidden."""
+def _drawn(initial: Draw | None, gates: int) -> tuple[Initial, ...]:
+    return (0.0 if initial is None else initial,) * gates
+
+
+def Input(gates: int = 1, *, rows: str | None = None, initial: Draw | None = None) -> ParameterDeclaration:
+    """A matrix of shape (gates * hidden, input), multiplied by x. `rows` names another width than hidden,
+    `initial` another draw than the usual one."""
     count = _gates(gates, "Input")
-    return ParameterDeclaration("input", _width(rows, HIDDEN, count), INPUT, (0.0,) * count)
+    return ParameterDeclaration("input", _width(rows, HIDDEN, count), INPUT, _drawn(initial, count))
 
 
-def Recurrent(gates: int = 1, *, rows: str | None = None, columns: str | None = None) -> ParameterDeclaration:
-    """A matrix of shape (gates * hidden, hidden), multiplied by a state. `rows` and `columns` name other
-    widths than hidden."""
+def Recurrent(
+    gates: int = 1,
+    *,
+    rows: str | None = None,
+    columns: str | None = None,
+    heads: int | str = 1,
+    initial: Draw | None = None,
+) -> ParameterDeclaration:
+    """A matrix of shape (gates * hidden, hidden), multiplied by a state.
+
+    `rows` and `columns` name other widths than hidden. With `heads`, a number or the name of a hyperparameter, the
+    shape is (gates * hidden, hidden / heads): each head's units read only that head's part of the state. `initial`
+    is another draw than the usual one.
+    """
     count = _gates(gates, "Recurrent")
-    return ParameterDeclaration("recurrent", _width(rows, HIDDEN, count), _width(columns, HIDDEN), (0.0,) * count)
+    return ParameterDeclaration(
+        "recurrent", _width(rows, HIDDEN, count), _width(columns, HIDDEN), _drawn(initial, count), heads=heads
+    )
 
 
-def Matrix(gates: int = 1, *, rows: str, columns: str) -> ParameterDeclaration:
-    """A matrix of shape (gates * rows, columns), both widths by name, that is not recurrent (a projection, say)."""
+def Matrix(gates: int = 1, *, rows: str, columns: str, initial: Draw | None = None) -> ParameterDeclaration:
+    """A matrix of shape (gates * rows, columns), both widths by name, that is not recurrent (a projection, say).
+    `initial` is another draw than the usual one."""
     count = _gates(gates, "Matrix")
-    return ParameterDeclaration("matrix", _width(rows, HIDDEN, count), _width(columns, HIDDEN), (0.0,) * count)
+    return ParameterDeclaration("matrix", _width(rows, HIDDEN, count), _width(columns, HIDDEN), _drawn(initial, count))
+
+
+def Fixed(declaration: ParameterDeclaration, *, density: float | str = 1.0) -> ParameterDeclaration:
+    """A parameter that is saved with the model but not trained: a mask, a random reservoir.
+
+    `density`, a number or the name of a hyperparameter, is the share of a matrix that is not zero; below 1, products
+    of few rows leave the zeros out.
+    """
+    if not isinstance(declaration, ParameterDeclaration):
+        raise CellError(f"Fixed got {declaration!r}; expected a declaration: Fixed(Recurrent(), density=0.1)")
+    return replace(declaration, fixed=True, density=density)
 
 
 def Diagonal(
-    gates: int = 1, *, width: str | None = None, initial: float | Sequence[float] = 0.0
+    gates: int = 1, *, width: str | None = None, initial: Start | Sequence[Start] = 0.0
 ) -> ParameterDeclaration:
     """A vector of shape (gates * hidden,) that multiplies a state element by element: the diagonal of a
     recurrent matrix."""
@@ -66,15 +93,15 @@ def Bias(
     gates: int = 1,
     *,
     width: str | None = None,
-    initial: float | Sequence[float] = 0.0,
+    initial: Start | Sequence[Start] = 0.0,
     forget: int | None = None,
     input: int | None = None,
 ) -> ParameterDeclaration:
     """A vector of shape (gates * hidden,) that is added.
 
-    `initial` is the constant that it starts from, one or one a gate. `forget` and `input` say which gate keeps
-    the state and which
-    gate writes it, for initialisers such as chrono (Tallec and Ollivier 2018).
+    `initial` is what it starts from, one or one a gate: a number, or a draw such as uniform(0, 1). `forget` and
+    `input` say which gate keeps the state and which gate writes it, for initialisers such as chrono (Tallec and
+    Ollivier 2018).
     """
     count = _gates(gates, "Bias")
     return ParameterDeclaration("bias", _width(width, HIDDEN, count), None, _initial(initial, count), forget, input)

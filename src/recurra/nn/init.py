@@ -1,7 +1,7 @@
 """Initialisation, gate by gate, of every cell in a layer. All of it draws from torch's generator and returns the layer.
 
 By default: Xavier for input matrices and projections, orthogonal for recurrent ones, and for vectors the constants
-that their cell declares (1 for the LSTM's forget gate).
+and draws that their cell declares (1 for the LSTM's forget gate). Fixed parameters are drawn by `default_` alone.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from recurra.errors import ArgumentError
+from recurra.nn.draws import draw_
 from recurra.program import Program
-from recurra.program.widths import ParameterSpec
+from recurra.program.widths import Draw, ParameterSpec
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -25,11 +26,11 @@ def _cells(layer: nn.Module) -> Iterator[nn.Module]:
 
 
 def _gates(layer: nn.Module, *kinds: str) -> Iterator[tuple[ParameterSpec, tuple[Tensor, ...]]]:
-    """Every parameter of these kinds, split into its gates."""
+    """Every trained parameter of these kinds, split into its gates."""
     for module in _cells(layer):
         program: Any = module.program
         for spec in program.parameters:
-            if spec.kind in kinds:
+            if spec.kind in kinds and not spec.fixed:
                 yield spec, getattr(module, spec.name).chunk(spec.gates)
 
 
@@ -38,10 +39,27 @@ def default_(layer: Module) -> Module:
     """Draws all parameters of all cells as a new layer draws them."""
     xavier_(layer)
     orthogonal_(layer)
-    for spec, gates in _gates(layer, "bias", "diagonal", "gain"):
-        for gate, value in zip(gates, spec.initial, strict=True):
-            gate.fill_(value)
+    for module in _cells(layer):
+        program: Any = module.program
+        for spec in program.parameters:
+            for gate, start in zip(getattr(module, spec.name).chunk(spec.gates), spec.initial, strict=True):
+                if isinstance(start, Draw):
+                    draw_(gate, start, module)
+                elif spec.columns is None:
+                    gate.fill_(start)
+                elif spec.fixed:
+                    _draw_fixed(gate, spec)
     return layer
+
+
+def _draw_fixed(matrix: Tensor, spec: ParameterSpec) -> None:
+    if spec.kind == "recurrent":
+        _orthogonal(matrix, spec, 1.0)
+    else:
+        nn.init.xavier_uniform_(matrix)
+    if spec.is_sparse:
+        # what is left is scaled, so that a product keeps its variance
+        matrix.mul_((torch.rand_like(matrix) < spec.density) / spec.density**0.5)
 
 
 @torch.no_grad()
@@ -64,17 +82,20 @@ def he_(layer: Module) -> Module:
 
 @torch.no_grad()
 def orthogonal_(layer: Module, gain: float = 1.0) -> Module:
-    """Recurrent matrices: each gate a random orthogonal matrix times `gain` (Saxe et al. 2014)."""
-    for _, gates in _gates(layer, "recurrent"):
+    """Recurrent matrices: each gate (and head) a random orthogonal matrix times `gain` (Saxe et al. 2014)."""
+    for spec, gates in _gates(layer, "recurrent"):
         for gate in gates:
-            # half precision has no QR decomposition
-            drawn = (
-                gate if gate.dtype in (torch.float32, torch.float64) else torch.empty_like(gate, dtype=torch.float32)
-            )
-            nn.init.orthogonal_(drawn, gain)
-            if drawn is not gate:
-                gate.copy_(drawn)
+            _orthogonal(gate, spec, gain)
     return layer
+
+
+def _orthogonal(gate: Tensor, spec: ParameterSpec, gain: float) -> None:
+    for block in gate.chunk(1 if spec.columns is None else spec.columns.parts):
+        # half precision has no QR decomposition
+        drawn = block if block.dtype in (torch.float32, torch.float64) else torch.empty_like(block, dtype=torch.float32)
+        nn.init.orthogonal_(drawn, gain)
+        if drawn is not block:
+            block.copy_(drawn)
 
 
 @torch.no_grad()

@@ -22,9 +22,9 @@ class Recurrent(Layer):
     """Any cell as a layer.
 
     `cell` is the name of a registered cell, a cell, or a program. The parameters have the names that they have in the
-    cell's equations, the state has a field for each state of the cell. `widths` gives the size of every other width
-    that the cell names. The parameters start as `recurra.nn.init` says. Raises CellError and ShapeError for a cell or
-    sizes that do not fit.
+    cell's equations (those that are fixed are buffers), the state has a field for each state of the cell. `widths`
+    gives the size of every other width that the cell names. The parameters start as `recurra.nn.init` says. Raises
+    CellError and ShapeError for a cell or sizes that do not fit, a number of heads that does not divide included.
 
     Where the cell draws random numbers in training, `training_program` holds the equations that run there, `program`
     those of evaluation. Then `initial_state` draws each row's seed from torch's generator while the layer trains, and
@@ -61,7 +61,12 @@ class Recurrent(Layer):
                 raise CellError(
                     f"cell '{program.name}': layers have an attribute '{spec.name}' already; rename the parameter"
                 )
-            self.register_parameter(spec.name, nn.Parameter(torch.empty(spec.shape(sizes))))
+            values = torch.empty(spec.shape(sizes))
+            if spec.fixed:
+                self.register_buffer(spec.name, values)
+            else:
+                self.register_parameter(spec.name, nn.Parameter(values))
+        self._all_trained = not any(spec.fixed for spec in program.parameters)
         self._read_parameters = itemgetter(*self._names)
         self.reset_parameters()
 
@@ -78,7 +83,8 @@ class Recurrent(Layer):
             return tuple(getattr(self, name) for name in self._names)
         # a step of a small layer takes microseconds, and one attribute of an nn.Module takes half of one
         try:
-            values = self._read_parameters(self._parameters)
+            held = self._parameters if self._all_trained else {**self._buffers, **self._parameters}
+            values = self._read_parameters(held)
         except KeyError:
             # parametrized or pruned: the value is computed, or set, under the same name
             return tuple(getattr(self, name) for name in self._names)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from recurra.errors import ArgumentError, ShapeError
 from recurra.program import Program
-from recurra.program.widths import Shape
+from recurra.program.widths import Shape, Width
 
 # Shapes that fitted, so that the same ones need no second look: a look takes as long as a short scan.
 _MOST_FITTING = 4096
@@ -124,8 +124,8 @@ def _fit(what: str, shape: Sequence[int], widths: Shape, sizes: dict[str, int]) 
     if len(shape) == len(widths):
         for width, size in zip(widths, shape, strict=True):
             if width.name and width.name not in sizes:
-                sizes[width.name] = size // width.count
-        if all(width.size(sizes) == size for width, size in zip(widths, shape, strict=True)):
+                sizes[width.name] = width.named_size(size)
+        if all(_divides(width, sizes) and width.size(sizes) == size for width, size in zip(widths, shape, strict=True)):
             return
     known = {width.name: sizes.get(width.name, "?") for width in widths if width.name}
     described = ", ".join(f"{name} = {size}" for name, size in known.items())
@@ -134,6 +134,10 @@ def _fit(what: str, shape: Sequence[int], widths: Shape, sizes: dict[str, int]) 
         expected=f"({', '.join(map(str, widths))}){f' where {described}' if described else ''}",
         advice="The sizes come from x and the states first",
     )
+
+
+def _divides(width: Width, sizes: dict[str, int]) -> bool:
+    return not width.name or sizes[width.name] % width.parts == 0
 
 
 def _check_like(what: str, tensor: Tensor, x: Tensor) -> None:

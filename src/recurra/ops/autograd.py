@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recurra.errors import BackendUnavailable
-from recurra.ops import native, reference
+from recurra.ops import fallback, native
 from recurra.ops.native import Call, Columns
 from recurra.ops.select import static_reason, transform_reason
 from recurra.program import Program
@@ -58,7 +58,7 @@ def _scan(
     if transform_reason():
         raise BackendUnavailable(f"recurra::scan: {transform_reason()}; call recurra.ops.scan instead")
     if static_reason(x.device.type, x.dtype):
-        y, final = reference.scan_core(
+        y, final = fallback.scan_core(
             native.program_of(program), x, states, parameters, lengths=lengths, reset=reset, elapsed=elapsed
         )
         return y, list(final), x.new_empty((0,))
@@ -191,7 +191,7 @@ def _reference_gradients(
         # Views, so that the derivative by one argument does not follow its history into another one.
         own: list[Any] = [v.view_as(v) if want and v is not None else v for v, want in zip(values, wanted, strict=True)]
         x, elapsed, *rest = own
-        y, final = reference.scan_core(
+        y, final = fallback.scan_core(
             program, x, rest[:state_count], rest[state_count:], lengths=rows[0], reset=rows[1], elapsed=elapsed
         )
         pairs = [(r, c) for r, c in zip((y, *final), cotangents, strict=True) if c is not None and r.requires_grad]

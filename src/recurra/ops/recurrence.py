@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recurra.ops import reference
+from recurra.ops import fallback, reference
 from recurra.ops.arguments import check_lengths, check_scan, check_step, check_tensors
 from recurra.ops.autograd import scan_op
 from recurra.ops.select import reference_reason, transform_reason
@@ -60,7 +60,7 @@ def scan(
     text = text_of(program)
     core = reference.core_values(program, parameters)
     if reference_reason(x):
-        return reference.scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
+        return fallback.scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
     # an exported graph is mostly run forwards; trained, it finds its tape by itself
     keep_tape = (
         torch.is_grad_enabled() and not torch.compiler.is_exporting() and _any_requires_grad(x, states, core, elapsed)

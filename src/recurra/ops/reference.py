@@ -7,13 +7,14 @@ is a torch call.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from recurra.ops.tracing import constant_while_tracing
 from recurra.program import Program
-from recurra.program.graph import Node, ancestors, descendants
+from recurra.program.graph import PRODUCTS, Node, ancestors, descendants
 from recurra.program.operations import EPSILON, TABLE
 from recurra.program.widths import Width
 
@@ -26,10 +27,11 @@ def _evaluate(program: Program, node: Node, inputs: list[Tensor]) -> Tensor:
     if node.operation in TABLE:
         extra = [] if node.attribute is None else [node.attribute]
         return TABLE[node.operation].torch(torch)(*inputs, *extra)
-    if node.operation == "matmul":
-        return inputs[1] @ inputs[0].mT
-    if node.operation == "matmul_transposed":
-        return inputs[1] @ inputs[0]
+    if node.operation in PRODUCTS:
+        rows, columns = program.nodes[node.inputs[0]].shape
+        if columns.parts > 1:
+            return _product_by_heads(node.operation, inputs[0], inputs[1], rows.count, columns.parts)
+        return inputs[1] @ (inputs[0].mT if node.operation == "matmul" else inputs[0])
     if node.operation == "transpose":
         return inputs[0].mT
     if node.operation == "gate":
@@ -43,7 +45,19 @@ def _evaluate(program: Program, node: Node, inputs: list[Tensor]) -> Tensor:
     return _REDUCTIONS[node.operation](inputs[0], dim=-1, keepdim=True)
 
 
-def _extend(program: Program, values: Values, numbers: Sequence[int]) -> None:
+def _product_by_heads(operation: str, matrix: Tensor, vector: Tensor, gates: int, heads: int) -> Tensor:
+    """Each head's rows of each gate, times (or, transposed, summed into) that head's columns."""
+    rows, columns = matrix.shape
+    blocks = matrix.reshape(gates, heads, rows // (gates * heads), columns)
+    if operation == "matmul":
+        parts = vector.reshape(*vector.shape[:-1], heads, columns)
+        return torch.einsum("ghij,...hj->...ghi", blocks, parts).reshape(*vector.shape[:-1], rows)
+    parts = vector.reshape(*vector.shape[:-1], gates, heads, rows // (gates * heads))
+    return torch.einsum("ghij,...ghi->...hj", blocks, parts).reshape(*vector.shape[:-1], heads * columns)
+
+
+def extend(program: Program, values: Values, numbers: Sequence[int]) -> None:
+    """Adds the values of these nodes, in order, to those that are known."""
     for i in numbers:
         node = program.nodes[i]
         if i not in values:
@@ -87,7 +101,7 @@ def core_values(program: Program, parameters: Sequence[Tensor]) -> list[Tensor]:
         _read_sizes(sizes, zip(spec.symbolic_shape, parameter.shape, strict=True))
     needed = ancestors(nodes, program.core_parameters)
     values.update(_constants(program, needed, sizes, parameters[0]))
-    _extend(program, values, sorted(needed))
+    extend(program, values, sorted(needed))
     return [values[i] for i in program.core_parameters]
 
 
@@ -99,7 +113,7 @@ def _fixed(program: Program, core: Sequence[Tensor], sizes: Mapping[str, int], l
     for i in sorted(program.live):
         if program.nodes[i].inputs and known.issuperset(program.nodes[i].inputs):
             known.add(i)
-    _extend(program, values, sorted(known - values.keys()))
+    extend(program, values, sorted(known - values.keys()))
     return values
 
 
@@ -133,6 +147,46 @@ def scan(
     return scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
 
 
+@dataclass(frozen=True, slots=True)
+class BeforeLoop:
+    """What is known of a scan before its first step: which steps are valid, which are reset, the size of each named
+    width, the values that no step changes, those of all steps at once (batch, time, columns), and the nodes that are
+    left for the loop."""
+
+    valid: Tensor | None
+    reset: Tensor | None
+    sizes: dict[str, int]
+    fixed: Values
+    sequence: Values
+    loop: list[int]
+
+
+def before_loop(
+    program: Program,
+    x: Tensor,
+    states: Sequence[Tensor],
+    core: Sequence[Tensor],
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    elapsed: Tensor | None = None,
+) -> BeforeLoop:
+    """Computes what does not depend on states, of which only the shapes are read."""
+    valid = None if lengths is None else torch.arange(x.shape[1], device=x.device) < lengths[:, None]
+    if reset is not None and valid is not None:
+        # beyond a row's end stands padding, in `reset` too
+        reset = reset & valid
+    sizes = core_sizes(program, x.shape[-1], [s.shape[-1] for s in states], [p.shape for p in core])
+    fixed = _fixed(program, core, sizes, x)
+    sequence = {**fixed, **_bind(program, "input", [_masked(x, valid)])}
+    if elapsed is not None:
+        sequence.update(_bind(program, "elapsed", [_masked(elapsed[..., None], valid)]))
+    needed = sorted(ancestors(_cut(program, fixed), program.results))
+    recurrent = descendants(program.nodes, _leaves(program, ("state",)))
+    extend(program, sequence, [i for i in needed if i not in recurrent])
+    return BeforeLoop(valid, reset, sizes, fixed, sequence, [i for i in needed if i in recurrent])
+
+
 def scan_core(
     program: Program,
     x: Tensor,
@@ -145,20 +199,9 @@ def scan_core(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`scan`, given the values of the core parameters (`program.core_parameters`) in place of the parameters."""
     batch, time = x.shape[0], x.shape[1]
-    valid = None if lengths is None else torch.arange(time, device=x.device) < lengths[:, None]
-    if reset is not None and valid is not None:
-        # beyond a row's end stands padding, in `reset` too
-        reset = reset & valid
-    sizes = core_sizes(program, x.shape[-1], [s.shape[-1] for s in states], [p.shape for p in core])
-    fixed = _fixed(program, core, sizes, x)
-    sequence = {**fixed, **_bind(program, "input", [_masked(x, valid)])}
-    if elapsed is not None:
-        sequence.update(_bind(program, "elapsed", [_masked(elapsed[..., None], valid)]))
-    needed = ancestors(_cut(program, fixed), program.results)
-    recurrent = descendants(program.nodes, _leaves(program, ("state",)))
-    _extend(program, sequence, [i for i in sorted(needed) if i not in recurrent])
+    known = before_loop(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
+    valid, reset, fixed, sequence, loop = known.valid, known.reset, known.fixed, known.sequence, known.loop
     varying = [i for i in sequence if i not in fixed]
-    loop = [i for i in sorted(needed) if i in recurrent]
     state = tuple(states)
     outputs = []
     for t in range(time):
@@ -168,7 +211,7 @@ def scan_core(
                 for s, spec in zip(state, program.states, strict=True)
             )
         values = {**fixed, **{i: sequence[i][:, t] for i in varying}, **_bind(program, "state", state)}
-        _extend(program, values, loop)
+        extend(program, values, loop)
         output = _rows(values[program.output], batch)
         after = tuple(_rows(values[i], batch) for i in program.next_states)
         if valid is not None:
@@ -181,7 +224,7 @@ def scan_core(
     final = tuple(s.clone() for s in state)
     if outputs:
         return torch.stack(outputs, dim=1), final
-    return x.new_zeros(batch, 0, program.output_width.size(sizes)), final
+    return x.new_zeros(batch, 0, program.output_width.size(known.sizes)), final
 
 
 def _cut(program: Program, fixed: Values) -> list[Node]:
@@ -210,7 +253,7 @@ def core_sizes(
 def _read_sizes(sizes: dict[str, int], widths: Iterable[tuple[Width, int]]) -> None:
     for width, size in widths:
         if width.name:
-            sizes.setdefault(width.name, size // width.count)
+            sizes.setdefault(width.name, width.named_size(size))
 
 
 def step(

@@ -142,6 +142,8 @@ class Backends:
         lines.append(
             "any   any       reference  in torch.func transforms, forward-mode differentiation, double backward"
         )
+        if self.choice != "reference":
+            lines.append("linear cells run by a parallel scan in torch wherever the reference is named")
         return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from recurra.program.graph import LEAVES, PRODUCTS, ancestors
 from recurra.program.program import Program
 
-_FREE, _AFFINE, _OTHER = 0, 1, 2
+FREE, AFFINE, OTHER = 0, 1, 2
 
 
 def classify(program: Program) -> frozenset[str]:
@@ -20,7 +20,7 @@ def classify(program: Program) -> frozenset[str]:
 
 def _has_product_of_state(program: Program) -> bool:
     nodes = program.nodes
-    delays = _delay_lines(program)
+    delays = delay_lines(program)
     for number in ancestors(nodes, program.next_states):
         if nodes[number].operation in PRODUCTS:
             read = ancestors(nodes, nodes[number].inputs)
@@ -29,58 +29,57 @@ def _has_product_of_state(program: Program) -> bool:
     return False
 
 
-def _delay_lines(program: Program) -> set[int]:
-    """States that only ever hold earlier inputs."""
-    delays: set[int] = set()
+def delay_lines(program: Program) -> list[int]:
+    """States that only ever hold earlier inputs, each after those that it reads."""
+    delays: list[int] = []
     while True:
-        more = {
+        more = [
             k
             for k, number in enumerate(program.next_states)
-            if all(
-                program.nodes[i].attribute in delays
-                for i in ancestors(program.nodes, [number])
-                if program.nodes[i].operation == "state"
-            )
-        }
-        if more == delays:
+            if k not in delays and _states_read(program, number) <= set(delays)
+        ]
+        if not more:
             return delays
-        delays = more
+        delays += more
+
+
+def _states_read(program: Program, number: int) -> set[int]:
+    nodes = program.nodes
+    return {nodes[i].attribute for i in ancestors(nodes, [number]) if nodes[i].operation == "state"}
 
 
 def _is_linear(program: Program) -> bool:
-    delays = _delay_lines(program)
-    for state, result in enumerate(program.next_states):
-        if state in delays:
-            continue
-        if _degree(program, result, state, delays) > _AFFINE:
-            return False
-    return len(delays) < len(program.states)
+    degrees = degrees_of(program)
+    states = set(range(len(program.states))) - set(delay_lines(program))
+    return bool(states) and all(degrees[program.next_states[k]] <= AFFINE for k in states)
 
 
-def _degree(program: Program, result: int, state: int, delays: set[int]) -> int:
-    """How node `result` depends on state number `state`; a dependence on another state that is no delay line
-    is never linear."""
+def degrees_of(program: Program) -> dict[int, int]:
+    """How each node that a next state depends on depends on the states itself: FREE of them, AFFINE in all of them
+    together with coefficients that are free, column by column, or in some OTHER way. A delay line counts as input."""
+    delays = delay_lines(program)
     degrees: dict[int, int] = {}
-    for number in sorted(ancestors(program.nodes, [result])):
+    for number in sorted(ancestors(program.nodes, program.next_states)):
         node = program.nodes[number]
         inputs = [degrees[i] for i in node.inputs]
         if node.operation in LEAVES:
-            if node.operation != "state" or node.attribute in delays:
-                degrees[number] = _FREE
-            else:
-                degrees[number] = _AFFINE if node.attribute == state else _OTHER
-        elif max(inputs) == _FREE:
-            degrees[number] = _FREE
-        elif node.operation in ("add", "sub", "neg", "one_minus", "gate", "copy"):
-            degrees[number] = max(inputs)
-        elif node.operation == "mul" and min(inputs) == _FREE:
-            degrees[number] = max(inputs)
-        elif node.operation == "div" and inputs[1] == _FREE:
-            degrees[number] = inputs[0]
-        elif node.operation in ("fma", "fnma") and min(inputs[:2]) == _FREE:
-            degrees[number] = max(inputs)
-        elif node.operation == "where" and inputs[0] == _FREE:
+            degrees[number] = AFFINE if node.operation == "state" and node.attribute not in delays else FREE
+        elif max(inputs) == FREE:
+            degrees[number] = FREE
+        elif _stays_affine(node.operation, inputs):
             degrees[number] = max(inputs)
         else:
-            degrees[number] = _OTHER
-    return degrees[result]
+            degrees[number] = OTHER
+    return degrees
+
+
+def _stays_affine(operation: str, inputs: list[int]) -> bool:
+    if operation in ("add", "sub", "neg", "one_minus", "copy"):
+        return True
+    if operation == "mul":
+        return min(inputs) == FREE
+    if operation in ("fma", "fnma"):
+        return min(inputs[:2]) == FREE
+    if operation == "div":
+        return inputs[1] == FREE
+    return operation == "where" and inputs[0] == FREE

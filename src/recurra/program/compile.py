@@ -33,6 +33,12 @@ def _core(program: Program, sizes: tuple[tuple[str, int], ...]) -> Core:
     return core_of(program, dict(sizes))
 
 
+def _sparse(program: Program) -> list[bool]:
+    """Whether each core parameter is a matrix of which most elements are zero."""
+    nodes = [program.nodes[i] for i in program.core_parameters]
+    return [n.operation == "parameter" and program.parameters[n.attribute].is_sparse for n in nodes]
+
+
 def compile_plan(program: Program, sizes: Mapping[str, int], direction: str) -> PlanCode:
     """The plan of a program for concrete sizes.
 
@@ -56,8 +62,8 @@ def compile_plan(program: Program, sizes: Mapping[str, int], direction: str) -> 
         emitter.register_count, len(emitter.constants),
     ]  # fmt: skip
     header.append(len(core.parameters))
-    for shape in core.parameters:
-        header += [shape[0].size(sizes), shape[1].size(sizes) if len(shape) == 2 else 0]
+    for shape, sparse in zip(core.parameters, _sparse(program), strict=True):
+        header += [shape[0].size(sizes), shape[1].size(sizes) if len(shape) == 2 else 0, int(sparse)]
     header.append(len(core.states))
     for spec, (offset, columns), first in zip(core.states, layout.states, initial, strict=True):
         header += [columns, offset if on_tape else -1, first, int(spec.kept)]

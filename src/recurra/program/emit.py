@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from recurra.program.graph import PRODUCTS
 from recurra.program.job import Kind, Operand
 from recurra.program.operations import EPSILON, INVERSE_DEVIATIONS, REDUCTIONS, TABLE
-from recurra.program.schedule import LOOP, Phase, Schedule, Scheduler
+from recurra.program.schedule import LOOP, Block, Phase, Schedule, Scheduler
 
 _SPREAD = {
     Kind.TEMP: Kind.SCALAR_TEMP,
@@ -19,6 +19,8 @@ _SPREAD = {
 POINTWISE, PRODUCT, REDUCE, OUTER, ROWSUM, NORMALISE = range(6)
 
 Segment = tuple[Operand, int]
+Piece = tuple[Operand, int, int]
+"""A place, its columns, and where they stand in a matrix."""
 
 
 class Emitter:
@@ -29,6 +31,7 @@ class Emitter:
         self.job = schedule.job
         self.nodes = schedule.job.nodes
         self.outside = scheduler.outside
+        self.matrices = {n.attribute: i for i, n in enumerate(self.nodes) if n.operation == "parameter"}
         self.sizes = sizes
         self.constants: list[float] = []
         self.chunks: list[int] = []
@@ -173,18 +176,52 @@ class Emitter:
     def _product(self, phase: Phase) -> list[int]:
         number = phase.nodes[0]
         matrix, vector = self.nodes[number].inputs
-        segments = self.segments(vector)
-        transposed = int(self.nodes[number].operation == "matmul_transposed")
-        code = [PRODUCT, self.nodes[matrix].attribute, transposed, len(segments)]
-        for operand, length in segments:
-            code += [*operand, length]
-        code.append(len(phase.blocks))
-        for block in phase.blocks:
-            count = block.width.size(self.sizes)
-            init = Operand(0) if block.init is None else self.place(block.init, count)
-            begin = block.begin.count * block.width.unit.size(self.sizes)
-            code += [begin, count, *self.places[block.result], int(block.init is not None), *init]
-        return code
+        transposed = self.nodes[number].operation == "matmul_transposed"
+        heads = self.nodes[matrix].shape[1].parts
+        pieces = self._head_rows if transposed else self._head_columns
+        parts = pieces(matrix, self.segments(vector))
+        code = [PRODUCT, self.nodes[matrix].attribute, int(transposed), sum(map(len, parts))]
+        for operand, length, begin in (segment for part in parts for segment in part):
+            code += [*operand, length, begin]
+        blocks: list[int] = []
+        first = 0
+        for head, part in enumerate(parts):
+            for block in phase.blocks:
+                blocks += [*self._block(block, heads, head, by_columns=transposed), first, len(part)]
+            first += len(part)
+        return [*code, heads * len(phase.blocks), *blocks]
+
+    def _block(self, block: Block, heads: int, head: int, by_columns: bool) -> list[int]:
+        """The rows of a block that belong to a head; or, of the transposed matrix, all of them."""
+        count = block.width.size(self.sizes) // heads
+        begin = 0 if by_columns else head * count
+        destination, init = self.places[block.result], Operand(0)
+        if block.init is not None:
+            init = _moved(self.place(block.init, count * heads), head * count)
+        begin += block.begin.count * block.width.unit.size(self.sizes)
+        return [begin, count, *_moved(destination, head * count), int(block.init is not None), *init]
+
+    def _head_columns(self, matrix: int, segments: list[Segment]) -> list[list[Piece]]:
+        """The pieces of a vector that each head's columns of a matrix are multiplied by, with the first column."""
+        width = self.nodes[matrix].shape[1]
+        size = width.size(self.sizes)
+        parts = [_cut(segments, head * size, size) for head in range(width.parts)]
+        return [
+            [(operand, length, begin - head * size) for operand, length, begin in part]
+            for head, part in enumerate(parts)
+        ]
+
+    def _head_rows(self, matrix: int, segments: list[Segment]) -> list[list[Piece]]:
+        """The pieces of a vector that belong to each head's rows of a matrix, with the first row."""
+        rows, columns = self.nodes[matrix].shape
+        heads, gate = columns.parts, rows.unit.size(self.sizes)
+        if heads == 1:
+            return [_cut(segments, 0, rows.size(self.sizes))]
+        size = gate // heads
+        return [
+            [piece for g in range(rows.count) for piece in _cut(segments, g * gate + head * size, size)]
+            for head in range(heads)
+        ]
 
     def _reduction(self, number: int) -> list[int]:
         node = self.nodes[number]
@@ -226,9 +263,12 @@ class Emitter:
         code: list[int] = []
         count = 0
         for outer in self.job.outers:
-            left, right = self.segments(outer.left), self.segments(outer.right)
-            code += [OUTER, outer.parameter, *self._listed(left), *self._listed(right)]
-            count += 1
+            matrix = self.matrices[outer.parameter]
+            left = self._head_rows(matrix, self.segments(outer.left))
+            right = self._head_columns(matrix, self.segments(outer.right))
+            for rows, columns in zip(left, right, strict=True):
+                code += [OUTER, outer.parameter, *_listed(rows), *_listed(columns)]
+                count += 1
         for total in self.job.sums:
             begin = 0
             for operand, length in self.segments(total.value):
@@ -237,12 +277,24 @@ class Emitter:
                 count += 1
         return [count, *code]
 
-    def _listed(self, segments: list[Segment]) -> list[int]:
-        code, begin = [len(segments)], 0
-        for operand, length in segments:
-            code += [*operand, length, begin]
-            begin += length
-        return code
+
+def _listed(pieces: list[Piece]) -> list[int]:
+    return [len(pieces), *(v for operand, length, begin in pieces for v in (*operand, length, begin))]
+
+
+def _moved(operand: Operand, columns: int) -> Operand:
+    return operand._replace(offset=operand.offset + columns)
+
+
+def _cut(segments: list[Segment], begin: int, length: int) -> list[Piece]:
+    """Columns [begin, begin + length) of a vector that lies in segments."""
+    found, at = [], 0
+    for operand, size in segments:
+        first, last = max(begin, at), min(begin + length, at + size)
+        if first < last:
+            found.append((_moved(operand, first - at), last - first, first))
+        at += size
+    return found
 
 
 class _PointwiseWriter:

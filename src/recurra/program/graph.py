@@ -153,13 +153,13 @@ class Graph:
 
     def matmul(self, matrix: int, vector: int) -> int:
         rows, columns = self._matrix_shape(matrix, vector)
-        self._check_operand(vector, columns)
+        self._check_operand(vector, columns.whole)
         return self.add_node(Node("matmul", (matrix, vector), (rows,)))
 
     def matmul_transposed(self, matrix: int, vector: int) -> int:
         rows, columns = self._matrix_shape(matrix, vector)
         self._check_operand(vector, rows)
-        return self.add_node(Node("matmul_transposed", (matrix, vector), (columns,)))
+        return self.add_node(Node("matmul_transposed", (matrix, vector), (columns.whole,)))
 
     def _matrix_shape(self, matrix: int, vector: int) -> Shape:
         shape = self.nodes[matrix].shape
@@ -219,6 +219,8 @@ class Graph:
         shape = self.nodes[a].shape
         if len(shape) != 2:
             raise CellError("'.T' got a vector; expected a matrix parameter")
+        if shape[1].parts > 1:
+            raise CellError("'.T' got a matrix with heads; expected one without")
         return self.add_node(Node("transpose", (a,), shape[::-1]))
 
 

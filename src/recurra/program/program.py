@@ -12,7 +12,7 @@ from typing import Any
 from recurra.errors import FormatError
 from recurra.program.graph import FIXED, LEAVES, SIZES, Graph, Node, ancestors, descendants
 from recurra.program.operations import REDUCTIONS, TABLE
-from recurra.program.widths import ParameterSpec, StateSpec, Width
+from recurra.program.widths import Draw, ParameterSpec, StateSpec, Width
 
 FORMAT_VERSION = 2
 _OLDER_VERSIONS = (1,)  # where no state has a role
@@ -78,9 +78,8 @@ class Program:
 
     @cached_property
     def classes(self) -> frozenset[str]:
-        """ "product-free" when no state is multiplied by a matrix inside the loop; "linear" when each next
-        state is affine in
-        its own state with coefficients free of states (a delay line counts as input)."""
+        """ "product-free" when no state is multiplied by a matrix inside the loop; "linear" when the next states
+        are affine in the states, column by column, with coefficients free of states (a delay line counts as input)."""
         from recurra.program.classify import classify
 
         return classify(self)
@@ -99,9 +98,11 @@ class Program:
                     p.kind,
                     str(p.rows),
                     None if p.columns is None else str(p.columns),
-                    list(p.initial),
+                    [[i.name, *i.arguments] if isinstance(i, Draw) else i for i in p.initial],
                     p.forget,
                     p.input,
+                    p.fixed,
+                    p.density,
                 ]
                 for p in self.parameters
             ],
@@ -148,10 +149,7 @@ def _read(value: Any) -> Program:
             f"a program has format version {value['version']}; this recurra reads version {FORMAT_VERSION}"
         )
     states = tuple(StateSpec(str(n), Width.parse(w), float(i), *role) for n, w, i, *role in value["states"])
-    parameters = tuple(
-        ParameterSpec(str(n), k, Width.parse(r), None if c is None else Width.parse(c), tuple(map(float, i)), f, g)
-        for n, k, r, c, i, f, g in value["parameters"]
-    )
+    parameters = tuple(_read_parameter(*fields) for fields in value["parameters"])
     graph = Graph()
     for operation, inputs, attribute in value["nodes"]:
         number = len(graph.nodes)
@@ -176,6 +174,30 @@ def _read(value: Any) -> Program:
         results[-1],
         labels,
     )
+
+
+def _read_parameter(  # noqa: PLR0913 - the fields of a file are flat
+    name: str,
+    kind: str,
+    rows: str,
+    columns: str | None,
+    initial: list[Any],
+    forget: int | None,
+    input: int | None,
+    fixed: bool = False,
+    density: float = 1.0,
+) -> ParameterSpec:
+    starts = tuple(_read_draw(*one) if isinstance(one, list) else float(one) for one in initial)
+    width = None if columns is None else Width.parse(columns)
+    return ParameterSpec(
+        str(name), kind, Width.parse(rows), width, starts, forget, input, fixed=bool(fixed), density=float(density)
+    )
+
+
+def _read_draw(name: str, *arguments: Any) -> Draw:
+    if not isinstance(name, str):
+        raise FormatError(f"an initialiser is named {name!r}; expected a name")
+    return Draw(name, tuple(a if isinstance(a, str) else float(a) for a in arguments))
 
 
 def append(

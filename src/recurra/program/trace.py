@@ -12,33 +12,8 @@ from typing import Any
 from recurra.errors import CellError
 from recurra.program.graph import Graph
 from recurra.program.program import Program
-from recurra.program.widths import HIDDEN, INPUT, SCALAR, ParameterSpec, StateSpec, Width
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterDeclaration:
-    """What stands behind a keyword argument of a cell: a parameter without its name."""
-
-    kind: str
-    rows: Width
-    columns: Width | None
-    initial: tuple[float, ...]
-    forget: int | None = None
-    input: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StateDeclaration:
-    """What stands behind a positional argument of a cell, where the plain state of width hidden is not meant."""
-
-    width: Width = HIDDEN
-    initial: float = 0.0
-    role: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ElapsedDeclaration:
-    """The time that passed since the step before, a scalar a row."""
+from recurra.program.signature import read_signature
+from recurra.program.widths import INPUT, SCALAR, StateSpec, Width
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,73 +179,6 @@ def about_columns(question: str, value: Symbol) -> Symbol:
     if not isinstance(value, Symbol):
         raise CellError(f"{question}() got {type(value).__name__}; expected a value of a cell being defined")
     return Symbol(value._graph, getattr(value._graph, question)(value.width))
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """The arguments of a cell's function, sorted out."""
-
-    states: tuple[StateSpec, ...]
-    parameters: tuple[ParameterSpec, ...]
-    elapsed: str | None
-    hyperparameters: Mapping[str, Any]
-
-
-def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) -> Signature:
-    """Sorts the arguments of a cell's function into states, parameters, the elapsed time and hyperparameters."""
-    name = function.__name__
-    states: list[StateSpec] = []
-    parameters: list[ParameterSpec] = []
-    hyperparameters: dict[str, Any] = {}
-    elapsed = None
-    arguments = list(inspect.signature(function).parameters.values())
-    if not arguments or arguments[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
-        raise CellError(f"cell '{name}' has no argument x; expected def {name}(x, h, *, W=Input(...), ...)")
-    for argument in arguments[1:]:
-        default = argument.default
-        if argument.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            declared = StateDeclaration() if default is inspect.Parameter.empty else default
-            if not isinstance(declared, StateDeclaration):
-                raise CellError(
-                    f"cell '{name}': the state '{argument.name}' has the default {default!r}; expected none, or "
-                    f"State(...). "
-                    "Parameters and hyperparameters stand after '*'"
-                )
-            states.append(StateSpec(argument.name, declared.width, declared.initial, declared.role))
-        elif argument.kind is not inspect.Parameter.KEYWORD_ONLY:
-            raise CellError(f"cell '{name}': '*{argument.name}' is not allowed; name every state and parameter")
-        elif isinstance(default, ParameterDeclaration):
-            parameters.append(
-                ParameterSpec(
-                    argument.name,
-                    default.kind,
-                    default.rows,
-                    default.columns,
-                    default.initial,
-                    default.forget,
-                    default.input,
-                )
-            )
-        elif isinstance(default, ElapsedDeclaration):
-            elapsed = argument.name
-        elif default is inspect.Parameter.empty:
-            raise CellError(
-                f"cell '{name}': '{argument.name}' has no default; expected Input(...), Recurrent(...), Diagonal(...), "
-                "Bias(...), Elapsed(), or the value of a hyperparameter"
-            )
-        else:
-            hyperparameters[argument.name] = settings.get(argument.name, default)
-    if not states:
-        raise CellError(
-            f"cell '{name}' has no state; expected at least one argument after x: a cell without state needs no "
-            f"recurrence"
-        )
-    unknown = set(settings) - set(hyperparameters)
-    if unknown:
-        raise CellError(
-            f"cell '{name}' has no hyperparameter {sorted(unknown)}; it has {sorted(hyperparameters) or 'none'}"
-        )
-    return Signature(tuple(states), tuple(parameters), elapsed, hyperparameters)
 
 
 def trace(function: Callable[..., Any], settings: Mapping[str, Any]) -> Program:

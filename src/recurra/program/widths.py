@@ -10,10 +10,14 @@ from recurra.errors import CellError, ShapeError
 
 @dataclass(frozen=True, slots=True)
 class Width:
-    """A number of columns: `count` times a named size, or `count` itself where `name` is empty."""
+    """A number of columns: `count` times a named size, or `count` itself where `name` is empty.
+
+    With `parts`, one part of the named size that is divided into so many equal ones: the columns of one head.
+    """
 
     count: int
     name: str = ""
+    parts: int = 1
 
     def size(self, sizes: Mapping[str, int]) -> int:
         """The width in columns, given the size of every name (for example ``{"input": 8, "hidden": 32}``)."""
@@ -21,7 +25,14 @@ class Width:
             return self.count
         if self.name not in sizes:
             raise ShapeError(f"the width '{self.name}' has no size: got sizes for {sorted(sizes)}; give one for it")
-        return self.count * sizes[self.name]
+        size, rest = divmod(sizes[self.name], self.parts)
+        if rest:
+            raise ShapeError(
+                f"the width '{self.name}' is {sizes[self.name]}",
+                expected=f"a multiple of {self.parts}, the number of heads",
+                advice="Change one of them",
+            )
+        return self.count * size
 
     @property
     def is_scalar(self) -> bool:
@@ -30,20 +41,34 @@ class Width:
     @property
     def unit(self) -> Width:
         """One gate of a group of gates."""
-        return Width(1, self.name)
+        return Width(1, self.name, self.parts)
+
+    @property
+    def whole(self) -> Width:
+        """All parts together."""
+        return Width(self.count, self.name)
+
+    def named_size(self, columns: int) -> int:
+        """The named size that gives this many columns, where one does."""
+        return columns * self.parts // self.count
 
     def __str__(self) -> str:
         if not self.name:
             return str(self.count)
-        return self.name if self.count == 1 else f"{self.count}*{self.name}"
+        name = self.name if self.parts == 1 else f"{self.name}/{self.parts}"
+        return name if self.count == 1 else f"{self.count}*{name}"
 
     @classmethod
     def parse(cls, text: str) -> Width:
         """The inverse of ``str``."""
-        count, star, name = text.partition("*")
-        if star:
-            return cls(int(count), name)
-        return cls(int(text)) if text.isdigit() else cls(1, text)
+        if text.isdigit():
+            return cls(int(text))
+        count, star, rest = text.partition("*")
+        name, slash, parts = (rest if star else text).partition("/")
+        width = cls(int(count) if star else 1, name, int(parts) if slash else 1)
+        if width.count < 1 or width.parts < 1:
+            raise ShapeError(f"'{text}' is no width", expected="a name, 3*name, name/2 or a number")
+        return width
 
 
 SCALAR = Width(1)
@@ -89,21 +114,35 @@ PARAMETER_KINDS = ("input", "recurrent", "diagonal", "bias", "matrix", "gain")
 
 
 @dataclass(frozen=True, slots=True)
+class Draw:
+    """How values are drawn: the name of an initialiser of `recurra.nn.init`, and its arguments."""
+
+    name: str
+    arguments: tuple[float | str, ...] = ()
+
+
+Initial = float | Draw
+"""What one gate of a parameter starts from. For a matrix, a number means the usual draw of its kind."""
+
+
+@dataclass(frozen=True, slots=True)
 class ParameterSpec:
     """One parameter of a cell.
 
-    `initial` holds one constant a gate, for vectors. `forget` and `input` say which gate keeps and which gate
-    writes; initialisers
-    of forget-gate biases read them.
+    `initial` says what each gate starts from. `forget` and `input` say which gate keeps and which gate writes;
+    initialisers of forget-gate biases read them. A `fixed` parameter is not trained. `density` is the share of a
+    fixed matrix that is not zero.
     """
 
     name: str
     kind: str
     rows: Width
     columns: Width | None
-    initial: tuple[float, ...]
+    initial: tuple[Initial, ...]
     forget: int | None = None
     input: int | None = None
+    fixed: bool = False
+    density: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind not in PARAMETER_KINDS:
@@ -115,6 +154,12 @@ class ParameterSpec:
                 f"parameter '{self.name}' has {self.gates} gates but {len(self.initial)} initial values; give "
                 f"one a gate"
             )
+        if not 0 < self.density <= 1:
+            raise CellError(f"parameter '{self.name}' has density {self.density}; expected more than 0, at most 1")
+        if self.density < 1 and not (self.fixed and self.gates == 1 and self.columns and self.columns.parts == 1):
+            raise CellError(
+                f"parameter '{self.name}' is sparse; only a Fixed matrix of one gate, without heads, can be"
+            )
         for role, gate in (("forget", self.forget), ("input", self.input)):
             if gate is not None and not 0 <= gate < self.gates:
                 raise CellError(
@@ -124,6 +169,10 @@ class ParameterSpec:
     @property
     def gates(self) -> int:
         return self.rows.count
+
+    @property
+    def is_sparse(self) -> bool:
+        return self.density < 1
 
     @property
     def symbolic_shape(self) -> Shape:

@@ -1,0 +1,136 @@
+"""The arguments of a cell's function: what they declare."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recurra.errors import CellError
+from recurra.program.widths import HIDDEN, Draw, Initial, ParameterSpec, StateSpec, Width
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterDeclaration:
+    """What stands behind a keyword argument of a cell: a parameter without its name."""
+
+    kind: str
+    rows: Width
+    columns: Width | None
+    initial: tuple[Initial, ...]
+    forget: int | None = None
+    input: int | None = None
+    fixed: bool = False
+    density: float | str = 1.0
+    heads: int | str = 1
+
+    def named(self, name: str, hyperparameters: Mapping[str, Any]) -> ParameterSpec:
+        """The parameter of this name; hyperparameters that the declaration names have their values."""
+        heads = _value(self.heads, hyperparameters)
+        if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1:
+            raise CellError(f"parameter '{name}' got {self.heads!r} heads, {heads!r}; expected a whole number from 1")
+        columns = self.columns
+        if columns is not None and heads > 1:
+            columns = Width(columns.count, columns.name, heads)
+        density = _value(self.density, hyperparameters)
+        if not isinstance(density, int | float):
+            raise CellError(f"parameter '{name}' got the density {density!r}; expected a number")
+        initial = tuple(
+            Draw(one.name, tuple(_argument(a, hyperparameters) for a in one.arguments))
+            if isinstance(one, Draw)
+            else one
+            for one in self.initial
+        )
+        return ParameterSpec(
+            name,
+            self.kind,
+            self.rows,
+            columns,
+            initial,
+            self.forget,
+            self.input,
+            fixed=self.fixed,
+            density=float(density),
+        )
+
+
+def _value(given: Any, hyperparameters: Mapping[str, Any]) -> Any:
+    return hyperparameters.get(given, given) if isinstance(given, str) else given
+
+
+def _argument(given: float | str, hyperparameters: Mapping[str, Any]) -> float | str:
+    value = _value(given, hyperparameters)
+    return value if isinstance(value, str) else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class StateDeclaration:
+    """What stands behind a positional argument of a cell, where the plain state of width hidden is not meant."""
+
+    width: Width = HIDDEN
+    initial: float = 0.0
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ElapsedDeclaration:
+    """The time that passed since the step before, a scalar a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """The arguments of a cell's function, sorted out."""
+
+    states: tuple[StateSpec, ...]
+    parameters: tuple[ParameterSpec, ...]
+    elapsed: str | None
+    hyperparameters: Mapping[str, Any]
+
+
+def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) -> Signature:
+    """Sorts the arguments of a cell's function into states, parameters, the elapsed time and hyperparameters."""
+    name = function.__name__
+    states: list[StateSpec] = []
+    declared_parameters: list[tuple[str, ParameterDeclaration]] = []
+    hyperparameters: dict[str, Any] = {}
+    elapsed = None
+    arguments = list(inspect.signature(function).parameters.values())
+    if not arguments or arguments[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
+        raise CellError(f"cell '{name}' has no argument x; expected def {name}(x, h, *, W=Input(...), ...)")
+    for argument in arguments[1:]:
+        default = argument.default
+        if argument.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
+            declared = StateDeclaration() if default is inspect.Parameter.empty else default
+            if not isinstance(declared, StateDeclaration):
+                raise CellError(
+                    f"cell '{name}': the state '{argument.name}' has the default {default!r}; expected none, or "
+                    f"State(...). "
+                    "Parameters and hyperparameters stand after '*'"
+                )
+            states.append(StateSpec(argument.name, declared.width, declared.initial, declared.role))
+        elif argument.kind is not inspect.Parameter.KEYWORD_ONLY:
+            raise CellError(f"cell '{name}': '*{argument.name}' is not allowed; name every state and parameter")
+        elif isinstance(default, ParameterDeclaration):
+            declared_parameters.append((argument.name, default))
+        elif isinstance(default, ElapsedDeclaration):
+            elapsed = argument.name
+        elif default is inspect.Parameter.empty:
+            raise CellError(
+                f"cell '{name}': '{argument.name}' has no default; expected Input(...), Recurrent(...), Diagonal(...), "
+                "Bias(...), Elapsed(), or the value of a hyperparameter"
+            )
+        else:
+            hyperparameters[argument.name] = settings.get(argument.name, default)
+    if not states:
+        raise CellError(
+            f"cell '{name}' has no state; expected at least one argument after x: a cell without state needs no "
+            f"recurrence"
+        )
+    unknown = set(settings) - set(hyperparameters)
+    if unknown:
+        raise CellError(
+            f"cell '{name}' has no hyperparameter {sorted(unknown)}; it has {sorted(hyperparameters) or 'none'}"
+        )
+    parameters = tuple(declared.named(name, hyperparameters) for name, declared in declared_parameters)
+    return Signature(tuple(states), parameters, elapsed, hyperparameters)
