@@ -2,6 +2,7 @@
 every wrapper."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -21,28 +22,12 @@ from recurra.cells import (
     random_initial_state,
     recurrent_dropout,
     rms_norm,
-    sigmoid,
     spike,
     tanh,
     zoneout,
 )
 
-
-@cell
-def projected_lstm(
-    x,
-    h=State("narrow"),
-    c=State(),
-    *,
-    W=Input(4),
-    U=Recurrent(4, columns="narrow"),
-    P=Matrix(rows="narrow", columns="hidden"),
-    b=Bias(4, initial=(0, 1, 0, 0), forget=1, input=0),
-):
-    """An LSTM whose hidden state is projected (Sak et al. 2014): two widths, and two products a step."""
-    i, f, g, o = W @ x + b + U @ h
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    return P @ (sigmoid(o) * tanh(c)), c
+Layer = TypeVar("Layer", bound=nn.Layer)
 
 
 @cell
@@ -64,6 +49,21 @@ def spiking(x, s, u, *, W=Input(), U=Recurrent()):
     """Spiking units with a surrogate gradient: what they put out is 0 or 1."""
     u = 0.8 * u * (1 - s) + W @ x + U @ s
     return spike(u - 0.1), u
+
+
+def of_cell(name: str) -> nn.Layer:
+    """A small layer of a built-in cell, with a size for every width that the cell names."""
+    sizes = {width: 2 + k for k, width in enumerate(sorted(cells.get(name).width_names))}
+    return disturbed(nn.Recurrent(name, 3, 5, widths=sizes))
+
+
+def disturbed(layer: Layer) -> Layer:
+    """The layer with every parameter moved, so that none is zero or one and hides what it does."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.4 * torch.rand(parameter.shape, generator=generator)
+    return layer
 
 
 def alternating(size: int) -> nn.Stack:
@@ -96,8 +96,9 @@ class OnOneMemory(nn.Layer):
 
 
 CELLS: dict[str, Callable[[], nn.Layer]] = {
-    **{name: lambda name=name: nn.Recurrent(name, 3, 5) for name in cells.names()},
-    "projected_lstm": lambda: nn.Recurrent(projected_lstm, 3, 5, widths={"narrow": 2}),
+    **{name: lambda name=name: of_cell(name) for name in cells.names()},
+    "cfc without a gate": lambda: disturbed(nn.Recurrent(cells.cfc(gated=False), 3, 5, widths={"backbone": 4})),
+    "ltc": lambda: nn.LTC(3, 5),
     "leaky": lambda: nn.Recurrent(leaky, 3, 5),
     "observed": lambda: nn.Recurrent(observed, 3, 5, widths={"seen": 2}),
     "spiking": lambda: nn.Recurrent(spiking, 3, 5),
@@ -157,19 +158,11 @@ WRAPPED: dict[str, Callable[[], nn.Layer]] = {
 """A small layer of each wrapper, and of wrappers within wrappers."""
 
 
-def stirred(layer: nn.Layer) -> nn.Layer:
-    """The layer with every parameter moved at random, so that none is zero."""
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    return layer
-
-
 MEMORIES: dict[str, Callable[[], nn.Layer]] = {
-    "mlstm": lambda: stirred(nn.MatrixLSTM(3, 6, heads=2, chunk_size=4)),
-    "gated delta rule": lambda: stirred(nn.GatedDelta(3, 6, heads=3, negative_eigenvalues=True, chunk_size=4)),
-    "gated linear attention": lambda: stirred(nn.GatedLinearAttention(3, 6, heads=2, chunk_size=5)),
-    "selective state space": lambda: stirred(nn.SelectiveStateSpace(3, 5, state_size=2, chunk_size=4)),
+    "mlstm": lambda: disturbed(nn.MatrixLSTM(3, 6, heads=2, chunk_size=4)),
+    "gated delta rule": lambda: disturbed(nn.GatedDelta(3, 6, heads=3, negative_eigenvalues=True, chunk_size=4)),
+    "gated linear attention": lambda: disturbed(nn.GatedLinearAttention(3, 6, heads=2, chunk_size=5)),
+    "selective state space": lambda: disturbed(nn.SelectiveStateSpace(3, 5, state_size=2, chunk_size=4)),
     "stack of memories": lambda: nn.Stack(
         nn.Residual(nn.MatrixLSTM(3, 3, heads=1, chunk_size=2)),
         nn.Bidirectional(nn.SelectiveStateSpace(3, 1), nn.GatedLinearAttention(3, 2, heads=1)),
@@ -179,8 +172,8 @@ MEMORIES: dict[str, Callable[[], nn.Layer]] = {
 """A small layer of each matrix memory."""
 
 ATTENDING: dict[str, Callable[[], nn.Layer]] = {
-    "window attention": lambda: stirred(nn.WindowAttention(3, 4, heads=2, window=3)),
-    "hybrid block": lambda: stirred(nn.hybrid_block(nn.GRU(3, 4), heads=2, window=4)),
+    "window attention": lambda: disturbed(nn.WindowAttention(3, 4, heads=2, window=3)),
+    "hybrid block": lambda: disturbed(nn.hybrid_block(nn.GRU(3, 4), heads=2, window=4)),
     "attention decoder": lambda: OnOneMemory(
         nn.AttentionDecoder(nn.Stack(nn.GRU(6, 3), nn.LSTM(3, 4)), nn.MultiplicativeAttention(4, 3)), 5, 4
     ),
@@ -188,3 +181,9 @@ ATTENDING: dict[str, Callable[[], nn.Layer]] = {
 """A small layer of each that attends."""
 
 ALL = {**CELLS, **TRANSFORMED, **WRAPPED, **MEMORIES, **ATTENDING}
+
+MADE_UP = {*TRANSFORMED, *WRAPPED, "leaky", "observed", "spiking"}
+"""Those that no paper has, so that nobody else has implemented them."""
+
+TRIED_MORE = {*WRAPPED, "leaky", "observed", "spiking", "gru", "lstm", "rnn_tanh"}
+"""Those that `make test` tries on more sizes than the others; `make laws` tries all on all."""

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import problems
 from plan_emulator import Call, Emulator
 from recurra import cells
 from recurra.cells import (
@@ -42,7 +43,7 @@ from recurra.ops import reference
 from recurra.program import Program
 from recurra.program.compile import compile_plan
 
-SIZES = {"input": 5, "hidden": 7, "projection": 3}
+SIZES = {"input": 5, "hidden": 7}
 
 
 @cell
@@ -200,7 +201,7 @@ def compare(program: Program, sizes: dict[str, int], batch: int, time: int, seed
 @pytest.mark.parametrize("ragged", [False, True], ids=["full", "ragged"])
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_plans_equal_the_reference(name: str, ragged: bool) -> None:
-    compare(PROGRAMS[name], SIZES, batch=4, time=5, seed=3, ragged=ragged)
+    compare(PROGRAMS[name], problems.sizes(PROGRAMS[name], 5, 7), batch=4, time=5, seed=3, ragged=ragged)
 
 
 UNARY: list[Callable] = [

@@ -14,6 +14,7 @@ import plan_emulator as p
 from engine_calls import PlanText, backward, forward, outer, pointwise, product, reduce, rowsum
 from plan_emulator import Call, Emulator
 from plan_generator import PlanGenerator
+from problems import sizes
 from recurra import _engine, cells
 from recurra.program.compile import compile_plan
 
@@ -186,7 +187,7 @@ def test_compiled_cells(name, shape):
     inputs, hidden, batch, time = shape
     rng = np.random.default_rng(3)
     program = cells.get(name)
-    codes = [compile_plan(program, {"input": inputs, "hidden": hidden}, d) for d in ("infer", "train", "backward")]
+    codes = [compile_plan(program, sizes(program, inputs, hidden), d) for d in ("infer", "train", "backward")]
     emulators = [Emulator(c.code, c.constants) for c in codes]
     plans = [_engine.Plan(c.code, c.constants) for c in codes]
     call = random_call(rng, plans[0], (batch, time), True, True)

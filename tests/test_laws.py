@@ -10,6 +10,7 @@ from hypothesis import given
 from torch import Tensor
 
 import layers
+from paper_peers import peer_of
 from recurra import nn, ops
 from recurra.errors import ArgumentError
 from recurra.testing import LawViolation, check_laws
@@ -19,8 +20,10 @@ from recurra.testing.cases import Case
 
 @pytest.mark.parametrize("name", layers.ALL)
 def test_every_cell_and_wrapper_keeps_the_laws(name: str):
-    report = check_laws(layers.ALL[name]())
+    layer = layers.ALL[name]()
+    report = check_laws(layer, peer=peer_of(name, layer), samples=3 if name in layers.TRIED_MORE else 2)
     assert {r.number for r in report.results} == set(range(1, 15))
+    assert report[14].outcome == "passed" or name in layers.MADE_UP
 
 
 @pytest.mark.parametrize("name", ["gru", "stack of bidirectional", "last"])

@@ -72,10 +72,10 @@ def test_a_cell_is_given_by_name_object_or_program():
 
 
 def test_other_widths_size_parameters_state_and_output():
-    layer = nn.Recurrent(layers.projected_lstm, 3, 5, widths={"narrow": 2})
+    layer = nn.Recurrent(cells.lstm_projected, 3, 5, widths={"projection": 2})
     assert layer.output_size == 2
     assert layer.U.shape == (20, 2)
-    assert layer.initial_state(1).h.shape == (1, 2)
+    assert layer.initial_state(1).r.shape == (1, 2)
 
 
 def test_classic_layers_are_their_cells():
@@ -252,7 +252,7 @@ def test_functional_call_replaces_parameters():
 
 def test_shows_its_cell_and_sizes():
     assert repr(nn.GRU(2, 3)) == "GRU(gru, input_size=2, hidden_size=3)"
-    assert "narrow=2" in repr(nn.Recurrent(layers.projected_lstm, 3, 5, widths={"narrow": 2}))
+    assert "projection=2" in repr(nn.Recurrent(cells.lstm_projected, 3, 5, widths={"projection": 2}))
     assert "probability=0.2" in repr(nn.Dropout(nn.GRU(2, 3), 0.2))
 
 
@@ -394,9 +394,9 @@ BAD_LAYERS = {
     "input size": (lambda: nn.GRU(0, 3), ArgumentError, "input_size is 0: expected a whole number from 1"),
     "hidden size": (lambda: nn.GRU(2, 3.0), ArgumentError, "hidden_size is 3.0: expected a whole number from 1"),
     "missing width": (
-        lambda: nn.Recurrent(layers.projected_lstm, 2, 3),
+        lambda: nn.Recurrent(cells.lstm_projected, 2, 3),
         ShapeError,
-        r"'narrow': expected a size.*widths=",
+        r"'projection': expected a size.*widths=",
     ),
     "other width": (
         lambda: nn.Recurrent("gru", 2, 3, widths={"a": 1}),

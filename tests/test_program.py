@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 
+from problems import sizes
 from recurra import cells
 from recurra.cells import Bias, Diagonal, Input, Recurrent, State, cell, output, sigmoid, tanh, where
 from recurra.errors import CellError, FormatError
@@ -18,8 +19,6 @@ from recurra.program.core import core_of
 from recurra.program.differentiate import differentiate
 from recurra.program.keep import kept_nodes
 
-SIZES = {"input": 5, "hidden": 7}
-
 
 @pytest.mark.parametrize("name", cells.names())
 def test_a_program_survives_being_saved(name: str) -> None:
@@ -27,8 +26,10 @@ def test_a_program_survives_being_saved(name: str) -> None:
     again = Program.from_json(program.to_json())
     assert again == program
     assert hash(again) == hash(program)
+    widths = sizes(program, 5, 7)
     for direction in ("infer", "train", "backward"):
-        assert np.array_equal(compile_plan(again, SIZES, direction).code, compile_plan(program, SIZES, direction).code)
+        plans = [compile_plan(p, widths, direction) for p in (again, program)]
+        assert np.array_equal(plans[0].code, plans[1].code)
 
 
 def test_the_equations_keep_their_names() -> None:

@@ -12,6 +12,7 @@ MARKS = {"passed": "yes", "failed": "NO", "not applicable": "-"}
 sys.path.insert(0, str(ROOT / "tests"))
 
 import layers  # noqa: E402 - lies in tests/
+from paper_peers import peer_of  # noqa: E402 - lies in tests/
 from recurra.testing import Report, check_laws  # noqa: E402
 
 
@@ -20,7 +21,8 @@ def try_all() -> dict[str, Report]:
     reports = {}
     for name, build in layers.ALL.items():
         print(f"{name} ...", end=" ", flush=True)
-        reports[name] = check_laws(build(), samples=SAMPLES, raise_on_failure=False)
+        layer = build()
+        reports[name] = check_laws(layer, peer=peer_of(name, layer), samples=SAMPLES, raise_on_failure=False)
         print("FAILED" if reports[name].failures else "kept", flush=True)
         for failure in reports[name].failures:
             print("   ", failure)

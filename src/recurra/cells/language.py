@@ -11,7 +11,13 @@ from recurra.program.signature import ElapsedDeclaration, ParameterDeclaration, 
 from recurra.program.trace import OutputMark, about_columns, apply, normalise, reduce
 from recurra.program.widths import HIDDEN, INPUT, Draw, Initial, Width
 
+# What stands as a default is a declaration; what the equations see under its name is a value. So the words that declare
+# are typed as Any.
+
 Start = int | float | Draw
+
+AnyWidth = str | int | Width
+"""The name of a width, or a number of columns."""
 
 
 def _gates(gates: int, kind: str) -> int:
@@ -20,8 +26,17 @@ def _gates(gates: int, kind: str) -> int:
     return gates
 
 
-def _width(width: str | Width | None, default: Width, count: int = 1) -> Width:
-    base = default if width is None else Width(1, width) if isinstance(width, str) else width
+def _width(width: AnyWidth | None, default: Width, count: int = 1) -> Width:
+    if width is None:
+        base = default
+    elif isinstance(width, str):
+        base = Width(1, width)
+    elif isinstance(width, Width):
+        base = width
+    elif isinstance(width, int) and width > 0:
+        base = Width(width)
+    else:
+        raise CellError(f"a width is {width!r}; expected a name, or a number of columns from 1")
     return Width(base.count * count, base.name)
 
 
@@ -35,41 +50,48 @@ def _drawn(initial: Draw | None, gates: int) -> tuple[Initial, ...]:
     return (0.0 if initial is None else initial,) * gates
 
 
-def Input(gates: int = 1, *, rows: str | None = None, initial: Draw | None = None) -> ParameterDeclaration:
+def Input(
+    gates: int = 1, *, rows: AnyWidth | None = None, initial: Draw | None = None, repeat: str | None = None
+) -> Any:
     """A matrix of shape (gates * hidden, input), multiplied by x. `rows` names another width than hidden,
-    `initial` another draw than the usual one."""
-    count = _gates(gates, "Input")
-    return ParameterDeclaration("input", _width(rows, HIDDEN, count), INPUT, _drawn(initial, count))
+    `initial` another draw than the usual one; `repeat` as for Recurrent."""
+    height = _width(rows, HIDDEN, _gates(gates, "Input"))
+    return ParameterDeclaration("input", height, INPUT, _drawn(initial, height.count), repeat=repeat)
 
 
 def Recurrent(
     gates: int = 1,
     *,
-    rows: str | None = None,
-    columns: str | None = None,
+    rows: AnyWidth | None = None,
+    columns: AnyWidth | None = None,
     heads: int | str = 1,
     initial: Draw | None = None,
-) -> ParameterDeclaration:
+    repeat: str | None = None,
+) -> Any:
     """A matrix of shape (gates * hidden, hidden), multiplied by a state.
 
     `rows` and `columns` name other widths than hidden. With `heads`, a number or the name of a hyperparameter, the
     shape is (gates * hidden, hidden / heads): each head's units read only that head's part of the state. `initial`
-    is another draw than the usual one.
+    is another draw than the usual one. `repeat` names a hyperparameter of the cell: there are as many such parameters
+    as it says, and the argument is the tuple of them. With ``R=Recurrent(repeat="depth")`` a layer has the parameters
+    R_1, R_2, ...
     """
-    count = _gates(gates, "Recurrent")
-    return ParameterDeclaration(
-        "recurrent", _width(rows, HIDDEN, count), _width(columns, HIDDEN), _drawn(initial, count), heads=heads
-    )
+    height = _width(rows, HIDDEN, _gates(gates, "Recurrent"))
+    width, starts = _width(columns, HIDDEN), _drawn(initial, height.count)
+    return ParameterDeclaration("recurrent", height, width, starts, heads=heads, repeat=repeat)
 
 
-def Matrix(gates: int = 1, *, rows: str, columns: str, initial: Draw | None = None) -> ParameterDeclaration:
+def Matrix(
+    gates: int = 1, *, rows: AnyWidth, columns: AnyWidth, initial: Draw | None = None, repeat: str | None = None
+) -> Any:
     """A matrix of shape (gates * rows, columns), both widths by name, that is not recurrent (a projection, say).
-    `initial` is another draw than the usual one."""
-    count = _gates(gates, "Matrix")
-    return ParameterDeclaration("matrix", _width(rows, HIDDEN, count), _width(columns, HIDDEN), _drawn(initial, count))
+    `initial` is another draw than the usual one; `repeat` as for Recurrent."""
+    height = _width(rows, HIDDEN, _gates(gates, "Matrix"))
+    width, starts = _width(columns, HIDDEN), _drawn(initial, height.count)
+    return ParameterDeclaration("matrix", height, width, starts, repeat=repeat)
 
 
-def Fixed(declaration: ParameterDeclaration, *, density: float | str = 1.0) -> ParameterDeclaration:
+def Fixed(declaration: ParameterDeclaration, *, density: float | str = 1.0) -> Any:
     """A parameter that is saved with the model but not trained: a mask, a random reservoir.
 
     `density`, a number or the name of a hyperparameter, is the share of a matrix that is not zero; below 1, products
@@ -81,38 +103,45 @@ def Fixed(declaration: ParameterDeclaration, *, density: float | str = 1.0) -> P
 
 
 def Diagonal(
-    gates: int = 1, *, width: str | None = None, initial: Start | Sequence[Start] = 0.0
-) -> ParameterDeclaration:
+    gates: int = 1,
+    *,
+    width: AnyWidth | None = None,
+    initial: Start | Sequence[Start] = 0.0,
+    repeat: str | None = None,
+) -> Any:
     """A vector of shape (gates * hidden,) that multiplies a state element by element: the diagonal of a
-    recurrent matrix."""
-    count = _gates(gates, "Diagonal")
-    return ParameterDeclaration("diagonal", _width(width, HIDDEN, count), None, _initial(initial, count))
+    recurrent matrix. `initial` as for Bias, `repeat` as for Recurrent."""
+    height = _width(width, HIDDEN, _gates(gates, "Diagonal"))
+    return ParameterDeclaration("diagonal", height, None, _initial(initial, height.count), repeat=repeat)
 
 
 def Bias(
     gates: int = 1,
     *,
-    width: str | None = None,
+    width: AnyWidth | None = None,
     initial: Start | Sequence[Start] = 0.0,
     forget: int | None = None,
     input: int | None = None,
-) -> ParameterDeclaration:
-    """A vector of shape (gates * hidden,) that is added.
+    repeat: str | None = None,
+) -> Any:
+    """A vector of shape (gates * hidden,) that is added; with ``width=1``, a scalar.
 
     `initial` is what it starts from, one or one a gate: a number, or a draw such as uniform(0, 1). `forget` and
     `input` say which gate keeps the state and which gate writes it, for initialisers such as chrono (Tallec and
-    Ollivier 2018).
+    Ollivier 2018). `repeat` as for Recurrent.
     """
-    count = _gates(gates, "Bias")
-    return ParameterDeclaration("bias", _width(width, HIDDEN, count), None, _initial(initial, count), forget, input)
+    height = _width(width, HIDDEN, _gates(gates, "Bias"))
+    starts = _initial(initial, height.count)
+    return ParameterDeclaration("bias", height, None, starts, forget, input, repeat=repeat)
 
 
-def State(width: str | Width | None = None, *, initial: float = 0.0, kept: bool = False) -> StateDeclaration:
-    """A state of another width than hidden, one that does not start from zero, or one that a reset leaves alone."""
+def State(width: AnyWidth | None = None, *, initial: float = 0.0, kept: bool = False) -> Any:
+    """A state of another width than hidden (a name, or a number of columns), one that does not start from zero, or
+    one that a reset leaves alone."""
     return StateDeclaration(_width(width, HIDDEN), float(initial), "kept" if kept else "")
 
 
-def Elapsed() -> ElapsedDeclaration:
+def Elapsed() -> Any:
     """The time since the step before: a scalar a row, for cells in continuous time."""
     return ElapsedDeclaration()
 

@@ -89,6 +89,11 @@ def names() -> list[str]:
     return sorted(_CELLS)
 
 
+def _alternatives(found: list[str]) -> str:
+    *others, last = (f"'{name}'" for name in found)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def get(cell: str | Cell | Program) -> Program:
     """The program of a cell by name or object; of two, that for evaluation. Raises CellError for an unknown name."""
     return find(cell).program
@@ -103,8 +108,8 @@ def find(cell: str | Cell | Program) -> Cell:
     if isinstance(cell, str):
         if cell in _CELLS:
             return _CELLS[cell]
-        near = difflib.get_close_matches(cell, _CELLS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "see recurra.cells.names()"
+        near = difflib.get_close_matches(cell, _CELLS, n=3, cutoff=0.5)
+        hint = f"did you mean {_alternatives(near)}?" if near else "see recurra.cells.names()"
         raise CellError(f"unknown cell '{cell}'; {hint}")
     raise CellError(
         f"a cell was expected, by name or object; got {type(cell).__name__}: decorate its function with "

@@ -15,6 +15,7 @@ from recurra.nn.convert import to_torch as to_torch
 from recurra.nn.dropout import Dropout as Dropout
 from recurra.nn.layer import Layer as Layer
 from recurra.nn.layer import State as State
+from recurra.nn.ltc import LTC as LTC
 from recurra.nn.memory import GatedDelta as GatedDelta
 from recurra.nn.memory import GatedLinearAttention as GatedLinearAttention
 from recurra.nn.memory import MatrixLSTM as MatrixLSTM

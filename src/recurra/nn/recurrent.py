@@ -179,10 +179,7 @@ def _sizes(program: Program, input_size: int, hidden_size: int, widths: Mapping[
         )
     checks.check_size("input_size", input_size)
     checks.check_size("hidden_size", hidden_size)
-    named = {width.name for spec in program.parameters for width in spec.symbolic_shape} | {
-        s.width.name for s in program.states
-    }
-    others = named - {"", "input", "hidden"}
+    others = program.width_names
     for name in sorted(others | set(widths)):
         if name not in widths:
             raise ShapeError(

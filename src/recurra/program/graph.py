@@ -170,7 +170,8 @@ class Graph:
             )
         if len(self.nodes[vector].shape) != 1:
             raise CellError(
-                "'@' got a matrix on its right; expected a vector: matrix values in a step are not supported yet"
+                "'@' got a matrix on its right; expected a vector: a chain of products is written from the right, "
+                "A @ (B @ x)"
             )
         return shape
 

@@ -30,7 +30,9 @@ def _copy_scalars(job: Job) -> Job:
             continue
         inputs = []
         for i in node.inputs:
-            if i in job.bound and job.nodes[i].width.is_scalar and job.bound[i].kind not in _BROADCAST_KINDS:
+            source = job.nodes[i].inputs[0] if job.nodes[i].operation == "gate" else i
+            given = job.bound.get(i, job.bound.get(source))
+            if given is not None and job.nodes[i].width.is_scalar and given.kind not in _BROADCAST_KINDS:
                 if i not in copies:
                     copies[i] = len(nodes)
                     nodes.append(Node("copy", (i,), job.nodes[i].shape, "scalar"))
@@ -69,17 +71,18 @@ def _copy_step_values(job: Job) -> Job:
 
 
 def _copy_results_read_elsewhere(job: Job) -> Job:
-    """A result that is read outside the loop, or whose destination is only ever written, becomes a copy of its
-    value."""
+    """A result becomes a copy of its value where it is read outside the loop, where a scalar is read for all columns
+    of a wider one, or where its destination is only ever written."""
     scheduler = Scheduler(job)
     nodes = list(job.nodes)
 
     def settle(number: int, destination: Operand) -> tuple[int, Operand]:
-        batched = scheduler.outside[number] or any(
-            scheduler.section_of.get(r) != LOOP for r in scheduler.readers[number]
+        apart = scheduler.outside[number] or any(
+            scheduler.section_of.get(r) != LOOP or (nodes[number].width.is_scalar and not nodes[r].width.is_scalar)
+            for r in scheduler.readers[number]
         )
         read = scheduler.readers[number] or scheduler.outside[number]
-        if not (read if destination.kind in _WRITE_ONLY else batched):
+        if not (read if destination.kind in _WRITE_ONLY else apart):
             return number, destination
         nodes.append(Node("copy", (number,), nodes[number].shape, destination))
         return len(nodes) - 1, destination

@@ -42,6 +42,12 @@ class Program:
     def output_width(self) -> Width:
         return self.nodes[self.output].width
 
+    @cached_property
+    def width_names(self) -> frozenset[str]:
+        """The names of the widths, besides input and hidden, that a layer must be given sizes for."""
+        widths = [width for p in self.parameters for width in p.symbolic_shape] + [s.width for s in self.states]
+        return frozenset(width.name for width in widths) - {"", "input", "hidden"}
+
     @property
     def results(self) -> tuple[int, ...]:
         """The next states, then the output."""

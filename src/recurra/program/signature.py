@@ -13,7 +13,10 @@ from recurra.program.widths import HIDDEN, Draw, Initial, ParameterSpec, StateSp
 
 @dataclass(frozen=True, slots=True)
 class ParameterDeclaration:
-    """What stands behind a keyword argument of a cell: a parameter without its name."""
+    """What stands behind a keyword argument of a cell: a parameter without its name.
+
+    `repeat` names the hyperparameter that says how many parameters of this kind there are; None means one, by itself.
+    """
 
     kind: str
     rows: Width
@@ -24,6 +27,21 @@ class ParameterDeclaration:
     fixed: bool = False
     density: float | str = 1.0
     heads: int | str = 1
+    repeat: str | None = None
+
+    def count(self, name: str, hyperparameters: Mapping[str, Any]) -> int:
+        """How many parameters of this kind there are."""
+        if self.repeat is None:
+            return 1
+        if self.repeat not in hyperparameters:
+            raise CellError(
+                f"the parameter '{name}' is repeated by '{self.repeat}', which is no hyperparameter of the cell; add "
+                f"{self.repeat}=2, say, after '*'"
+            )
+        count = hyperparameters[self.repeat]
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise CellError(f"{self.repeat} is {count!r}; expected a whole number from 1: it repeats '{name}'")
+        return count
 
     def named(self, name: str, hyperparameters: Mapping[str, Any]) -> ParameterSpec:
         """The parameter of this name; hyperparameters that the declaration names have their values."""
@@ -80,10 +98,13 @@ class ElapsedDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """The arguments of a cell's function, sorted out."""
+    """The arguments of a cell's function, sorted out.
+
+    `parameters` holds those of each argument: one, or a tuple where the declaration says how often it is repeated.
+    """
 
     states: tuple[StateSpec, ...]
-    parameters: tuple[ParameterSpec, ...]
+    parameters: Mapping[str, ParameterSpec | tuple[ParameterSpec, ...]]
     elapsed: str | None
     hyperparameters: Mapping[str, Any]
 
@@ -132,5 +153,17 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
         raise CellError(
             f"cell '{name}' has no hyperparameter {sorted(unknown)}; it has {sorted(hyperparameters) or 'none'}"
         )
-    parameters = tuple(declared.named(name, hyperparameters) for name, declared in declared_parameters)
+    try:
+        parameters = {own: _specs(own, declared, hyperparameters) for own, declared in declared_parameters}
+    except CellError as error:
+        raise CellError(f"cell '{name}': {error}") from error
     return Signature(tuple(states), parameters, elapsed, hyperparameters)
+
+
+def _specs(
+    name: str, declared: ParameterDeclaration, hyperparameters: Mapping[str, Any]
+) -> ParameterSpec | tuple[ParameterSpec, ...]:
+    count = declared.count(name, hyperparameters)
+    if declared.repeat is None:
+        return declared.named(name, hyperparameters)
+    return tuple(declared.named(f"{name}_{k + 1}", hyperparameters) for k in range(count))

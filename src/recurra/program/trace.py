@@ -13,7 +13,7 @@ from recurra.errors import CellError
 from recurra.program.graph import Graph
 from recurra.program.program import Program
 from recurra.program.signature import read_signature
-from recurra.program.widths import INPUT, SCALAR, StateSpec, Width
+from recurra.program.widths import INPUT, SCALAR, ParameterSpec, StateSpec, Width
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,15 @@ def trace(function: Callable[..., Any], settings: Mapping[str, Any]) -> Program:
     graph = Graph()
     x = Symbol(graph, graph.leaf("input", (INPUT,)))
     states = [Symbol(graph, graph.leaf("state", (s.width,), k)) for k, s in enumerate(signature.states)]
+    parameters: list[ParameterSpec] = []
+
+    def symbol(spec: ParameterSpec) -> Symbol:
+        parameters.append(spec)
+        return Symbol(graph, graph.leaf("parameter", spec.symbolic_shape, len(parameters) - 1))
+
     keywords: dict[str, Any] = {
-        p.name: Symbol(graph, graph.leaf("parameter", p.symbolic_shape, k)) for k, p in enumerate(signature.parameters)
+        name: tuple(symbol(s) for s in spec) if isinstance(spec, tuple) else symbol(spec)
+        for name, spec in signature.parameters.items()
     }
     if signature.elapsed:
         keywords[signature.elapsed] = Symbol(graph, graph.leaf("elapsed", (SCALAR,)))
@@ -202,10 +209,10 @@ def trace(function: Callable[..., Any], settings: Mapping[str, Any]) -> Program:
         doc=inspect.getdoc(function) or "",
         nodes=tuple(graph.nodes),
         states=signature.states,
-        parameters=signature.parameters,
+        parameters=tuple(parameters),
         next_states=tuple(s.number for s in next_states),
         output=output.number,
-        labels=_labels(variables, len(graph.nodes)),
+        labels=_labels(parameters, variables, graph),
     )
     _check_all_used(program)
     return program
@@ -243,10 +250,11 @@ def _call_and_watch(
     return returned, variables
 
 
-def _labels(variables: Mapping[str, Any], count: int) -> tuple[tuple[int, str], ...]:
-    named: dict[int, str] = {}
+def _labels(parameters: list[ParameterSpec], variables: Mapping[str, Any], graph: Graph) -> tuple[tuple[int, str], ...]:
+    nodes = graph.nodes
+    named = {i: parameters[node.attribute].name for i, node in enumerate(nodes) if node.operation == "parameter"}
     for name, value in variables.items():
-        if isinstance(value, Symbol) and value.number < count:
+        if isinstance(value, Symbol) and value.number < len(nodes):
             named.setdefault(value.number, name)
     return tuple(sorted(named.items()))
 

@@ -97,10 +97,11 @@ def check_laws(
 ) -> Report:
     """Tries every law on a layer, in double and single precision, and returns a report that prints as a table.
 
-    `peer(x, state) -> (y, state)` is an independent implementation in double precision, for law 14; its state has the
-    layer's structure; where it has gradients, those of x and of the state are compared too. `samples` cases are tried
-    a law and dtype, the smallest first; inputs follow from `seed`. `inapplicable` gives, by number, the reason why a
-    law does not hold for this layer; it stands in the report. The layer itself is left as it is.
+    `peer(x, state) -> (y, state)` is an independent implementation in double precision, for law 14; it gets the
+    elapsed time as a third argument where the layer needs that. Its state has the layer's structure; where it has
+    gradients, those of x and of the state are compared too. `samples` cases are tried a law and dtype, the smallest
+    first; inputs follow from `seed`. `inapplicable` gives, by number, the reason why a law does not hold for this
+    layer; it stands in the report. The layer itself is left as it is.
 
     Raises LawViolation, which lists every law that failed with the smallest case, unless `raise_on_failure` is false.
     """

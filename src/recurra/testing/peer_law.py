@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +10,8 @@ from recurra.nn import Layer, State
 from recurra.testing.cases import Case, Inputs, draw
 from recurra.testing.compare import agree, evaluate
 
-Peer = Callable[[Tensor, Any], tuple[Tensor, State]]
+Peer = Callable[..., tuple[Tensor, State]]
+"""(x, state) -> (y, state); a layer in continuous time hands its peer (x, state, elapsed)."""
 
 
 def equals_peer(layer: Layer, case: Case, peer: Peer) -> None:
@@ -21,7 +21,8 @@ def equals_peer(layer: Layer, case: Case, peer: Peer) -> None:
         inputs = inputs.with_(state=layer.initial_state(case.batch))
 
     def by_peer(given: Inputs) -> tuple[Tensor, State]:
-        return peer(given.x, given.state)
+        times = () if given.elapsed is None else (given.elapsed,)
+        return peer(given.x, given.state, *times)
 
     own = evaluate(layer, inputs, lambda given: given.call(layer))
     other = evaluate(layer, inputs, by_peer)
