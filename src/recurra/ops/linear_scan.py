@@ -101,7 +101,7 @@ def _terms(program: Program, values: dict[int, Tensor], x: Tensor) -> dict[int, 
     for i in sorted(degrees):
         node = program.nodes[i]
         if degrees[i] == FREE:
-            if i not in values and all(j in values for j in node.inputs):
+            if i not in values and node.inputs and all(j in values for j in node.inputs):
                 reference.extend(program, values, [i])
             # what only core parameters are made of stays unknown, and is not asked for
             if i in values:
