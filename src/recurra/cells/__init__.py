@@ -13,6 +13,7 @@ from recurra.cells.classic import mgu as mgu
 from recurra.cells.classic import mingru as mingru
 from recurra.cells.classic import rnn_relu as rnn_relu
 from recurra.cells.classic import rnn_tanh as rnn_tanh
+from recurra.cells.clockwork import clockwork_rnn as clockwork_rnn
 from recurra.cells.continuous import cfc as cfc
 from recurra.cells.continuous import cfc_pure as cfc_pure
 from recurra.cells.continuous import phased_lstm as phased_lstm
@@ -47,6 +48,7 @@ from recurra.cells.initial import slower_modules as slower_modules
 from recurra.cells.initial import spaced as spaced
 from recurra.cells.initial import uniform as uniform
 from recurra.cells.language import Bias as Bias
+from recurra.cells.language import Complex as Complex
 from recurra.cells.language import Diagonal as Diagonal
 from recurra.cells.language import Elapsed as Elapsed
 from recurra.cells.language import Fixed as Fixed
@@ -61,6 +63,7 @@ from recurra.cells.language import divide_by_rms as divide_by_rms
 from recurra.cells.language import dot_columns as dot_columns
 from recurra.cells.language import equal as equal
 from recurra.cells.language import exp as exp
+from recurra.cells.language import exp_i as exp_i
 from recurra.cells.language import expm1 as expm1
 from recurra.cells.language import floor as floor
 from recurra.cells.language import log as log
@@ -86,6 +89,12 @@ from recurra.cells.language import sum_columns as sum_columns
 from recurra.cells.language import tanh as tanh
 from recurra.cells.language import unit as unit
 from recurra.cells.language import where as where
+from recurra.cells.linear import lru as lru
+from recurra.cells.linear import minlstm as minlstm
+from recurra.cells.linear import qrnn as qrnn
+from recurra.cells.linear import qrnn_window_2 as qrnn_window_2
+from recurra.cells.linear import rglru as rglru
+from recurra.cells.linear import sru as sru
 from recurra.cells.registry import Cell as Cell
 from recurra.cells.registry import cell as cell
 from recurra.cells.registry import find as find
@@ -95,6 +104,7 @@ from recurra.cells.registry import register as register
 from recurra.cells.reservoir import esn as esn
 from recurra.cells.spiking import lif as lif
 from recurra.cells.spiking import spiking_lstm as spiking_lstm
+from recurra.cells.stabilised import slstm as slstm
 from recurra.cells.transforms import LEVELS as LEVELS
 from recurra.cells.transforms import check_probability as check_probability
 from recurra.cells.transforms import layer_norm as layer_norm

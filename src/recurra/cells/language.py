@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from recurra.errors import CellError
-from recurra.program.signature import ElapsedDeclaration, ParameterDeclaration, StateDeclaration
-from recurra.program.trace import OutputMark, about_columns, apply, normalise, reduce
+from recurra.program.complexes import ComplexSymbol, exp_i_of
+from recurra.program.signature import ComplexDeclaration, ElapsedDeclaration, ParameterDeclaration, StateDeclaration
+from recurra.program.symbols import about_columns, apply, normalise, reduce
+from recurra.program.trace import OutputMark
 from recurra.program.widths import HIDDEN, INPUT, Draw, Initial, Width
 
 # What stands as a default is a declaration; what the equations see under its name is a value. So the words that declare
@@ -141,6 +143,17 @@ def State(width: AnyWidth | None = None, *, initial: float = 0.0, kept: bool = F
     return StateDeclaration(_width(width, HIDDEN), float(initial), "kept" if kept else "")
 
 
+def Complex(declaration: StateDeclaration | ParameterDeclaration | None = None) -> Any:
+    """A state, or with the declaration of a parameter that one, with complex values.
+
+    A layer holds the two parts, with names that end in _re and _im. In equations they are one value with +, -, *, '@',
+    conj(), .real and .imag.
+    """
+    if declaration is not None and not isinstance(declaration, StateDeclaration | ParameterDeclaration):
+        raise CellError(f"Complex got {declaration!r}; expected nothing, State(...), or a parameter such as Input()")
+    return ComplexDeclaration(StateDeclaration() if declaration is None else declaration)
+
+
 def Elapsed() -> Any:
     """The time since the step before: a scalar a row, for cells in continuous time."""
     return ElapsedDeclaration()
@@ -164,6 +177,11 @@ def tanh(a: Any) -> Any:
 def relu(a: Any) -> Any:
     """max(a, 0)."""
     return apply("relu", a)
+
+
+def exp_i(theta: Any) -> ComplexSymbol:
+    """exp(i theta) = cos(theta) + i sin(theta), of a real value."""
+    return exp_i_of(theta)
 
 
 def exp(a: Any) -> Any:

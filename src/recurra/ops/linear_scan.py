@@ -35,19 +35,19 @@ def scan_core(
     elapsed: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """What `reference.scan_core` computes, for a program of the class "linear" and one step or more."""
-    known = reference.before_loop(program, x, core, lengths=lengths, reset=reset, elapsed=elapsed)
+    known = reference.before_loop(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
     values, reset = dict(known.sequence), known.reset
     leaves = {n.attribute: i for i, n in enumerate(program.nodes) if n.operation == "state"}
     after: dict[int, Tensor] = {}
-    before: dict[int, Tensor] = {}
 
     def enter(k: int, sequence: Tensor) -> None:
-        initial = program.states[k].initial
-        earlier = torch.cat([states[k][:, None], sequence[:, :-1]], dim=1)
-        before[k] = earlier if reset is None else torch.where(reset[..., None], initial, earlier)
+        spec = program.states[k]
+        before = torch.cat([states[k][:, None], sequence[:, :-1]], dim=1)
+        if reset is not None and not spec.kept:
+            before = torch.where(reset[..., None], spec.initial, before)
         after[k] = sequence
         if k in leaves:
-            values[leaves[k]] = before[k]
+            values[leaves[k]] = before
 
     delays = delay_lines(program)
     for k in delays:
@@ -63,8 +63,7 @@ def scan_core(
     for k in own:
         values.setdefault(program.next_states[k], after[k])
     reference.extend(program, values, known.loop)
-    columns = reference.core_sizes(program, x.shape[-1], [s.shape[-1] for s in states], [p.shape for p in core])
-    y = _whole(values[program.output], x, program.output_width.size(columns))
+    y = _whole(values[program.output], x, program.output_width.size(known.sizes))
     if known.valid is None or lengths is None:
         return y.clone(), tuple(after[k][:, -1].clone() for k in range(len(states)))
     y = torch.where(known.valid[..., None], y, torch.zeros_like(y))
@@ -170,20 +169,25 @@ def _solve(
     reset: Tensor | None,
 ) -> Vector:
     """The states of a group after each step."""
+    specs = [program.states[k] for k in group]
     first = [states[k] for k in group]
     if reset is not None:
-        first = [torch.where(reset[:, :1], program.states[k].initial, s) for k, s in zip(group, first, strict=True)]
+        first = [
+            s if spec.kept else torch.where(reset[:, :1], spec.initial, s) for s, spec in zip(first, specs, strict=True)
+        ]
     a: Matrix = []
     b: Vector = []
     for k in group:
-        row = [steps[k].get(j) for j in group]
-        row = [None if c is None else _whole(c, x, states[j].shape[1]) for c, j in zip(row, group, strict=True)]
-        added = _whole(steps[k].get(None, x.new_zeros(())), x, states[k].shape[1])
+        columns = states[k].shape[1]
+        row = [_whole(steps[k][j], x, columns) if j in steps[k] else None for j in group]
+        added = _whole(steps[k].get(None, x.new_zeros(())), x, columns)
         begun = added[:, 0] + sum(c[:, 0] * s for c, s in zip(row, first, strict=True) if c is not None)
-        if reset is not None:
-            afresh = sum(c * program.states[j].initial for c, j in zip(row, group, strict=True) if c is not None)
-            added = added + torch.where(reset[..., None], afresh, 0.0)
-            row = [None if c is None else torch.where(reset[..., None], 0.0, c) for c in row]
+        for i, spec in enumerate(specs):
+            coefficient = row[i]
+            if reset is not None and coefficient is not None and not spec.kept:
+                # the state that is read there is its initial constant
+                added = added + torch.where(reset[..., None], coefficient * spec.initial, 0.0)
+                row[i] = torch.where(reset[..., None], 0.0, coefficient)
         a.append(row)
         b.append(torch.cat([begun[:, None], added[:, 1:]], dim=1))
     return _scan(a, b)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from recurra.program.graph import Graph, Node, ancestors
 from recurra.program.program import Program, append
-from recurra.program.trace import Symbol
+from recurra.program.symbols import Symbol
 from recurra.program.widths import ParameterSpec, StateSpec
 
 Replace = Callable[[int, Symbol], Symbol]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recurra.errors import CellError
@@ -92,6 +92,13 @@ class StateDeclaration:
 
 
 @dataclass(frozen=True, slots=True)
+class ComplexDeclaration:
+    """A state or a parameter with complex values: two real ones, whose names end in _re and _im."""
+
+    declaration: StateDeclaration | ParameterDeclaration
+
+
+@dataclass(frozen=True, slots=True)
 class ElapsedDeclaration:
     """The time that passed since the step before, a scalar a row."""
 
@@ -107,6 +114,7 @@ class Signature:
     parameters: Mapping[str, ParameterSpec | tuple[ParameterSpec, ...]]
     elapsed: str | None
     hyperparameters: Mapping[str, Any]
+    complex_names: frozenset[str] = frozenset()
 
 
 def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) -> Signature:
@@ -119,7 +127,8 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
     arguments = list(inspect.signature(function).parameters.values())
     if not arguments or arguments[0].kind is not inspect.Parameter.POSITIONAL_OR_KEYWORD:
         raise CellError(f"cell '{name}' has no argument x; expected def {name}(x, h, *, W=Input(...), ...)")
-    for argument in arguments[1:]:
+    complex_names = {a.name for a in arguments if isinstance(a.default, ComplexDeclaration)}
+    for argument in _parts(arguments[1:]):
         default = argument.default
         if argument.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
             declared = StateDeclaration() if default is inspect.Parameter.empty else default
@@ -157,7 +166,7 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
         parameters = {own: _specs(own, declared, hyperparameters) for own, declared in declared_parameters}
     except CellError as error:
         raise CellError(f"cell '{name}': {error}") from error
-    return Signature(tuple(states), parameters, elapsed, hyperparameters)
+    return Signature(tuple(states), parameters, elapsed, hyperparameters, frozenset(complex_names))
 
 
 def _specs(
@@ -167,3 +176,19 @@ def _specs(
     if declared.repeat is None:
         return declared.named(name, hyperparameters)
     return tuple(declared.named(f"{name}_{k + 1}", hyperparameters) for k in range(count))
+
+
+def _parts(arguments: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    """The arguments, with the two parts of a complex one in its place. Only the real part of a state starts elsewhere
+    than at zero."""
+    found = []
+    for argument in arguments:
+        if not isinstance(argument.default, ComplexDeclaration):
+            found.append(argument)
+            continue
+        real = imag = argument.default.declaration
+        if isinstance(imag, StateDeclaration):
+            imag = replace(imag, initial=0.0)
+        found += [argument.replace(name=f"{argument.name}_re", default=real)]
+        found += [argument.replace(name=f"{argument.name}_im", default=imag)]
+    return found

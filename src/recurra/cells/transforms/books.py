@@ -13,7 +13,7 @@ from typing import Any
 from recurra.cells.language import mix, unit, where
 from recurra.errors import ArgumentError
 from recurra.program.rewrite import Rewrite
-from recurra.program.trace import Symbol
+from recurra.program.symbols import Symbol
 from recurra.program.widths import SCALAR, StateSpec
 
 LEVELS = 2**24

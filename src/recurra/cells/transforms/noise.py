@@ -13,7 +13,7 @@ from recurra.errors import ArgumentError, CellError
 from recurra.program.graph import PRODUCTS, ancestors
 from recurra.program.program import Program
 from recurra.program.rewrite import Rewrite
-from recurra.program.trace import Symbol
+from recurra.program.symbols import Symbol
 
 
 def zoneout(cell: AnyCell, probability: float | Mapping[str, float]) -> Cell:

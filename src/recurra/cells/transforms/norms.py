@@ -12,7 +12,7 @@ from recurra.errors import CellError
 from recurra.program.graph import PRODUCTS, Node, ancestors
 from recurra.program.program import Program
 from recurra.program.rewrite import Rewrite
-from recurra.program.trace import Symbol
+from recurra.program.symbols import Symbol
 from recurra.program.widths import ParameterSpec, Width
 
 _NONLINEARITIES = frozenset({"tanh", "sigmoid", "relu", "softplus"})
