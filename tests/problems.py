@@ -66,7 +66,7 @@ def sizes(program: Program, input_size: int, hidden_size: int) -> dict[str, int]
     """Every width in columns; those that a program names are about half as wide as its hidden one."""
     others = {name: hidden_size // 2 + 1 + k for k, name in enumerate(sorted(program.width_names))}
     # two gates side by side
-    return {"input": input_size, "hidden": hidden_size, **others, "pair": 2 * hidden_size}
+    return {"input": input_size, "hidden": hidden_size, **others, "pair": 2 * hidden_size, "seen": 2}
 
 
 def make(

@@ -11,7 +11,7 @@ def slstm(
     h,
     c,
     n,
-    m=State(initial=-1e30),
+    m=State(initial=-1e4),
     *,
     heads=1,
     W=Input(4),

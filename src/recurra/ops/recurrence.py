@@ -14,6 +14,7 @@ from recurra.ops.select import reference_reason, transform_reason
 from recurra.ops.stepping import prepare, quick_step
 from recurra.ops.tracing import constant_while_tracing
 from recurra.program import Program
+from recurra.program.hoist import hoist
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
@@ -61,12 +62,27 @@ def scan(
     core = reference.core_values(program, parameters)
     if reference_reason(x):
         return fallback.scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
+    kept = len(states)
+    if not traced and x.shape[1] > 1:
+        program, states, core = _hoisted(program, states, parameters, core)
+        text = text_of(program)
     # an exported graph is mostly run forwards; trained, it finds its tape by itself
     keep_tape = (
         torch.is_grad_enabled() and not torch.compiler.is_exporting() and _any_requires_grad(x, states, core, elapsed)
     )
     y, final, _ = scan_op(x, list(states), core, lengths, reset, elapsed, text, keep_tape)
-    return y, tuple(final)
+    return y, tuple(final[:kept])
+
+
+def _hoisted(
+    program: Program, states: Sequence[Tensor], parameters: Sequence[Tensor], core: list[Tensor]
+) -> tuple[Program, Sequence[Tensor], list[Tensor]]:
+    """The scan with products of earlier inputs taken out of its loop."""
+    hoisted = hoist(program)
+    if hoisted.program is program:
+        return program, states, core
+    first = [states[state] @ parameters[matrix].mT for matrix, state in hoisted.products]
+    return hoisted.program, [*states, *first], reference.core_values(hoisted.program, parameters)
 
 
 @constant_while_tracing

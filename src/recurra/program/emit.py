@@ -59,7 +59,8 @@ class Emitter:
     def _allocate(self) -> None:
         for number in sorted(self.schedule.gathered):
             parts = self.nodes[number].inputs
-            self.places[number] = self._buffer(self.columns(number), self._is_batched(number))
+            batched = any(self._is_batched(i) for i in (*parts, number) if i in self.phase_of)
+            self.places[number] = self._buffer(self.columns(number), batched)
             self._place_parts([p for p in parts if p in self.phase_of], self.places[number], parts)
         joins = [
             i

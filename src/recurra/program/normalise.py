@@ -11,6 +11,7 @@ from recurra.program.schedule import LOOP, Scheduler
 
 _BROADCAST_KINDS = (Kind.ELAPSED, Kind.TAPE)
 _STEP_KINDS = {"infer": (Kind.STATE_PREVIOUS,), "train": (Kind.STATE_PREVIOUS,), "backward": (Kind.GRAD_NEXT,)}
+_CARRIED = (Kind.STATE_NEXT, Kind.GRAD_PREVIOUS)
 _WRITE_ONLY = (Kind.OUTPUT, Kind.GRAD_INPUT, Kind.GRAD_ELAPSED)
 
 
@@ -72,7 +73,7 @@ def _copy_step_values(job: Job) -> Job:
 
 def _copy_results_read_elsewhere(job: Job) -> Job:
     """A result becomes a copy of its value where it is read outside the loop, where a scalar is read for all columns
-    of a wider one, or where its destination is only ever written."""
+    of a wider one, where its destination is only ever written, or where a state is known before the loop."""
     scheduler = Scheduler(job)
     nodes = list(job.nodes)
 
@@ -82,7 +83,8 @@ def _copy_results_read_elsewhere(job: Job) -> Job:
             for r in scheduler.readers[number]
         )
         read = scheduler.readers[number] or scheduler.outside[number]
-        if not (read if destination.kind in _WRITE_ONLY else apart):
+        early = destination.kind in _CARRIED and scheduler.section_of.get(number, LOOP) != LOOP
+        if not (read if destination.kind in _WRITE_ONLY else apart or early):
             return number, destination
         nodes.append(Node("copy", (number,), nodes[number].shape, destination))
         return len(nodes) - 1, destination
