@@ -6,7 +6,7 @@ RECURRA_REQUIRE_ENGINE ?= 1
 STAMPS := $(VENV)/stamps
 ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test kernels sanitize check format laws recipes bench wheel constraints clean
+.PHONY: setup demo test kernels sanitize check format laws docs recipes bench wheel constraints clean
 
 setup: $(STAMPS)/package
 
@@ -65,6 +65,10 @@ laws: setup
 # Results are kept in runs/recipes.jsonl; what is there is not run again. Delete the file to begin afresh.
 recipes: setup
 	$(BIN)/python -m recipes
+
+# The page of the cells, from their code.
+docs: setup
+	$(BIN)/python tools/cells_page.py
 
 bench: setup
 	$(BIN)/recurra bench

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,12 @@ def test_the_example_cell_is_short():
     (cell,) = (node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef))
     assert cell.end_lineno is not None
     assert cell.end_lineno - cell.lineno + 2 <= LINES_OF_A_CELL
+
+
+def test_the_page_of_the_cells_is_what_the_command_writes():
+    written = runpy.run_path(str(ROOT / "tools" / "cells_page.py"))["page"]()
+    page = (ROOT / "docs" / "cells.md").read_text(encoding="utf-8")
+    assert page == written, "docs/cells.md is out of date: run make docs"
 
 
 def test_links_between_pages_lead_somewhere():

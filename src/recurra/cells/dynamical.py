@@ -1,4 +1,4 @@
-"""Cells that are steps of differential equations, and those that a stable step makes small."""
+"""Cells that are steps of a differential equation."""
 
 from recurra.cells.initial import uniform
 from recurra.cells.language import Bias, Diagonal, Input, Matrix, Recurrent, sigmoid, tanh

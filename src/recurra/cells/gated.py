@@ -1,4 +1,4 @@
-"""Gated cells that research proposed beside the LSTM and the GRU."""
+"""Gated cells of research, beside the LSTM and the GRU."""
 
 from recurra.cells.language import Bias, Diagonal, Input, Matrix, Recurrent, State, output, relu, sigmoid, tanh
 from recurra.cells.registry import cell, register
