@@ -99,7 +99,7 @@ CELLS: dict[str, Callable[[], nn.Layer]] = {
     **{name: lambda name=name: of_cell(name) for name in cells.names()},
     "cfc without a gate": lambda: disturbed(nn.Recurrent(cells.cfc(gated=False), 3, 5, widths={"backbone": 4})),
     "ltc": lambda: nn.LTC(3, 5),
-    "slstm of two heads": lambda: nn.Recurrent(cells.slstm(heads=2), 3, 4),
+    "slstm of two heads": lambda: disturbed(nn.Recurrent(cells.slstm(heads=2), 3, 4)),
     "leaky": lambda: nn.Recurrent(leaky, 3, 5),
     "observed": lambda: nn.Recurrent(observed, 3, 5, widths={"seen": 2}),
     "spiking": lambda: nn.Recurrent(spiking, 3, 5),
@@ -107,7 +107,7 @@ CELLS: dict[str, Callable[[], nn.Layer]] = {
 """A small layer of each cell."""
 
 TRANSFORMED: dict[str, Callable[[], nn.Layer]] = {
-    f"{cell}, {name}": lambda cell=cell, transform=transform: nn.Recurrent(transform(cell), 3, 5)
+    f"{cell}, {name}": lambda cell=cell, transform=transform: disturbed(nn.Recurrent(transform(cell), 3, 5))
     for name, transform in {
         "layer norm": layer_norm,
         "layer norm per gate": lambda cell: layer_norm(cell, per_gate=True),
@@ -182,9 +182,6 @@ ATTENDING: dict[str, Callable[[], nn.Layer]] = {
 """A small layer of each that attends."""
 
 ALL = {**CELLS, **TRANSFORMED, **WRAPPED, **MEMORIES, **ATTENDING}
-
-MADE_UP = {*TRANSFORMED, *WRAPPED, "leaky", "observed", "spiking"}
-"""Those that no paper has, so that nobody else has implemented them."""
 
 TRIED_MORE = {*WRAPPED, "leaky", "observed", "spiking", "gru", "lstm", "rnn_tanh"}
 """Those that `make test` tries on more sizes than the others; `make laws` tries all on all."""

@@ -41,19 +41,20 @@ class Paper:
 
     def peer(self, layer: nn.Layer) -> Peer:
         """The steps over sequences, with the weights that the layer has now."""
-        own = {name: p.detach().double().numpy().copy() for name, p in layer.named_parameters()}
+        own = {name: value.detach().double().numpy().copy() for name, value in layer.state_dict().items()}
         values = self.values(own)
         names = self.states.split()
 
         def run(x: Tensor, state: Any, elapsed: Tensor | None = None) -> tuple[Tensor, Any]:
-            inside = {name: s.detach().numpy() for name, s in zip(names, state, strict=True)}
+            inside = {name: s.detach().numpy() for name, s in zip(names, state, strict=False)}
             outputs = []
             for t in range(x.shape[1]):
                 time = {} if elapsed is None else {"dt": elapsed[:, t].detach().numpy()}
                 y, inside = self.step(x[:, t].detach().numpy(), inside, {**values, **time})
                 outputs.append(torch.from_numpy(np.ascontiguousarray(y)))
-            after = (torch.from_numpy(np.ascontiguousarray(inside[name])) for name in names)
-            return torch.stack(outputs, dim=1), type(state)(*after)
+            after = [torch.from_numpy(np.ascontiguousarray(inside[name])) for name in names]
+            # what is left are the books of a transform
+            return torch.stack(outputs, dim=1), type(state)(*after, *(s.detach() for s in state[len(names) :]))
 
         return run
 
@@ -73,10 +74,27 @@ def _low_rank(own: Arrays) -> Arrays:
     return {"W": own["W1"] @ own["W2"], "U": own["U1"] @ own["U2"]}
 
 
+def _blocks_of_heads(own: Arrays) -> Arrays:
+    units, columns = own["R"].shape[0] // 4, own["R"].shape[1]
+    parts = np.split(own["R"], 4)
+    return {f"R_{g}": part.reshape(units // columns, columns, columns) for g, part in zip("zifo", parts, strict=True)}
+
+
+def _clocks(own: Arrays) -> dict[str, Any]:
+    periods, sizes = np.unique(own["period"], return_counts=True)
+    return {"periods": tuple(periods), "sizes": list(sizes)}
+
+
 _LSTM = {"W": "W_i W_f W_g W_o", "U": "U_i U_f U_g U_o", "b": "b_i b_f b_g b_o"}
+_LSTM_NORM = {
+    **_LSTM,
+    "gain_W": "gain_x_i gain_x_f gain_x_g gain_x_o",
+    "gain_U": "gain_h_i gain_h_f gain_h_g gain_h_o",
+    "gain_c": "gain_c",
+}
+_GRU = {"W": "W_r W_z W_h", "U": "U_r U_z U_h", "b": "b_r b_z b_h"}
 _PEEPHOLES = {name: name for name in ("p_i", "p_f", "p_o")}
 _MUT = {"W": "W_xz W_xr W_xh", "b": "b_z b_r b_h"}
-_SAME = {name: name for name in ("W", "U", "V", "b", "w", "c", "A", "B", "P", "R", "zeta", "nu", "alpha", "beta")}
 _SQUASHED = {"squash_scalars": True}
 _BACKBONE = {"W": "B_x", "U": "B_h", "b": "d_1"}
 _CFC = {**_BACKBONE, "V": "W_f1 W_f2 W_ta W_tb", "c": "b_f1 b_f2 b_ta b_tb"}
@@ -84,8 +102,10 @@ _SYNAPSES = {"w": "w", "mu": "mu", "gamma": "sigma", "E": "erev"}
 
 
 def _same(names: str) -> dict[str, str]:
-    return {name: _SAME[name] for name in names.split()}
+    return {name: name for name in names.split()}
 
+
+_SLSTM = Paper(newer.slstm, "h c n m", {"W": "W_z W_i W_f W_o", "b": "b_z b_i b_f b_o"}, derive=_blocks_of_heads)
 
 PAPERS: dict[str, Paper] = {
     # classic
@@ -98,7 +118,7 @@ PAPERS: dict[str, Paper] = {
     "gru": Paper(
         classic.gru_reset_after,
         "h",
-        {"W": "W_r W_z W_h", "U": "U_r U_z U_h", "b": "b_r b_z b_h", "b_n": "b_Uh"},
+        {**_GRU, "b_n": "b_Uh"},
     ),
     "gru_reset_before": Paper(classic.gru, "h", {"W": "W_r W_z W_h", "U": "U_r U_z", "U_n": "U_h", "b": "b_r b_z b_h"}),
     "mgu": Paper(gated.mgu, "h", {"W": "W_f W_h", "U_f": "U_f", "U_h": "U_h", "b": "b_f b_h"}),
@@ -106,6 +126,26 @@ PAPERS: dict[str, Paper] = {
     "janet": Paper(gated.janet, "c", {"W": "W_f W_c", "U": "U_f U_c", "b": "b_f b_c"}),
     "indrnn": Paper(classic.indrnn, "h", {"W": "W", "u": "u", "b": "b"}),
     "mingru": Paper(linear.min_gru, "h", {"W": "W_z W_h", "b": "b_z b_h"}),
+    # without a product of the state
+    "sru": Paper(linear.sru_v2, "c", {"W": "W W_f W_r W_h", "v": "v_f v_r", "b": "b_f b_r"}),
+    "qrnn": Paper(linear.qrnn_fo, "c", {"W": "W_z_2 W_f_2 W_o_2", "b": "b_z b_f b_o"}, {"window": 1}),
+    "qrnn_window_2": Paper(
+        linear.qrnn_fo,
+        "c x_prev",
+        {"W_1": "W_z_1 W_f_1 W_o_1", "W_2": "W_z_2 W_f_2 W_o_2", "b": "b_z b_f b_o"},
+    ),
+    "minlstm": Paper(linear.min_lstm, "h", {"W": "W_f W_i W_h", "b": "b_f b_i b_h"}),
+    "lru": Paper(
+        linear.lru,
+        "x_re x_im",
+        {"nu": "nu_log", "theta": "theta_log", "gamma": "gamma_log", **_same("B_re B_im C_re C_im D")},
+    ),
+    "rglru": Paper(linear.rg_lru, "h", {"W": "W_a W_x W_v", "b": "b_a b_x", "decay": "Lambda"}),
+    # exponential gates, clocks
+    "slstm": _SLSTM,
+    "slstm of two heads": _SLSTM,
+    # its clock starts again after the longest period, which the steps of a law do not reach
+    "clockwork_rnn": Paper(classic.clockwork_rnn, "h t", {"W": "W_I", "U": "W_H", "b": "b"}, derive=_clocks),
     # gated
     "rhn": Paper(gated.recurrent_highway, "s", {"W": "W_H W_T"}, derive=_highway),
     "cfn": Paper(gated.chaos_free, "h", {"W": "W", "V": "W_theta W_eta", "U": "U_theta U_eta", "b": "b_theta b_eta"}),
@@ -169,8 +209,28 @@ PAPERS: dict[str, Paper] = {
     # spiking
     "lif": Paper(newer.recurrent_lif, "spk mem", _same("W V b")),
     "spiking_lstm": Paper(newer.spiking_lstm, "mem syn", _LSTM, {"reset": "subtract", "threshold": 0.5}),
+    # transforms, as they run in evaluation
+    "lstm, layer norm": Paper(newer.lstm_norm, "h c", {**_LSTM_NORM, "bias_c": "shift_c"}),
+    "lstm, layer norm per gate": Paper(
+        newer.lstm_norm, "h c", {**_LSTM_NORM, "bias_c": "shift_c"}, {"statistics": "gate"}
+    ),
+    "lstm, rms norm": Paper(newer.lstm_norm, "h c", _LSTM_NORM, {"norm": "rms"}),
+    "gru, layer norm per gate": Paper(
+        newer.gru_norm,
+        "h",
+        {
+            **_GRU,
+            "b_n": "shift_h_h",
+            "gain_W": "gain_x_r gain_x_z gain_x_h",
+            "gain_U": "gain_h_r gain_h_z gain_h_h",
+        },
+        {"statistics": "gate", "z_keeps": True},
+    ),
+    "lstm, zoneout": Paper(newer.lstm_zoneout, "h c", _LSTM, {"zoneout_c": 0.3, "zoneout_h": 0.3}),
+    "gru, zoneout": Paper(newer.gru_zoneout, "h", {**_GRU, "b_n": "b_Uh"}, {"zoneout_h": 0.3, "reset": "after"}),
+    "rnn_tanh, zoneout": Paper(newer.rnn_zoneout, "h", _same("W U b"), {"zoneout_h": 0.3}),
 }
-"""By the name of the cell in tests/layers.py."""
+"""By the name of the layer in tests/layers.py."""
 
 
 def peer_of(name: str, layer: nn.Layer) -> Peer | None:

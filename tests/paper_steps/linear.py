@@ -238,8 +238,8 @@ def lru(x, state, p):
 SPEC["rg_lru"] = {
     "states": {"h": "input"},
     "output": "input",
-    "parameters": {**weights("input,input", "input", "a", "x"), "Lambda": "input"},
-    "optional": (),
+    "parameters": {**weights("input,input", "input", "a", "x"), "Lambda": "input", "W_v": "input,input"},
+    "optional": ("W_v",),
     "settings": {"c": 8.0, "decay": "sigmoid"},
 }
 
@@ -254,12 +254,14 @@ def rg_lru(x, state, p):
     Settings: c 8.0; decay "sigmoid": log a_t = c r log sigma(Lambda) (section 2.4), or
     "softplus": log a_t = -c r softplus(Lambda) (appendix A and the released code; it equals
     "sigmoid" with the sign of Lambda flipped, so the paper's two places do not agree).
+    Optional W_v: the recurrence is over W_v x in place of x, as wide as W_v has rows; the gates still read x.
     The released code multiplies the first step of a sequence by 1 instead of sqrt(1 - a_t^2).
     """
     r, i = sigmoid(linear(x, p, "a")), sigmoid(linear(x, p, "x"))
     sign = -1.0 if setting(p, "rg_lru", "decay") == "sigmoid" else 1.0
     log_a = -setting(p, "rg_lru", "c") * r * softplus(sign * p["Lambda"])
-    h = np.exp(log_a) * state["h"] + np.sqrt(-np.expm1(2.0 * log_a)) * (i * x)
+    value = x @ p["W_v"].T if "W_v" in p else x
+    h = np.exp(log_a) * state["h"] + np.sqrt(-np.expm1(2.0 * log_a)) * (i * value)
     return h, {"h": h}
 
 
