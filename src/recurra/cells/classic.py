@@ -29,7 +29,7 @@ def lstm_peephole(
     x, h, c, *, W=Input(4), U=Recurrent(4), p_i=Diagonal(), p_f=Diagonal(), p_o=Diagonal(),
     b=Bias(4, initial=(0, 1, 0, 0), forget=1, input=0),
 ):  # fmt: skip
-    """LSTM with peepholes (Gers and Schmidhuber 2000), in the form of Greff et al. (2015), section 2."""
+    """LSTM with peepholes (Gers and Schmidhuber 2000), in the form of Greff et al. (2015)."""
     i, f, g, o = W @ x + b + U @ h
     c_new = sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g)
     return sigmoid(o + p_o * c_new) * tanh(c_new), c_new
@@ -37,7 +37,7 @@ def lstm_peephole(
 
 @cell
 def lstm_coupled(x, h, c, *, W=Input(3), U=Recurrent(3), b=Bias(3, initial=(-1, 0, 0), input=0)):
-    """LSTM with coupled gates, f = 1 - i (CIFG, Greff et al. 2015, section 3), without peepholes."""
+    """LSTM with coupled gates, f = 1 - i (the variant CIFG of Greff et al. 2015), without peepholes."""
     i, g, o = W @ x + b + U @ h
     i = sigmoid(i)
     c = (1 - i) * c + i * tanh(g)
@@ -49,7 +49,7 @@ def lstm_projected(
     x, r=State("projection"), c=State(), *, W=Input(4), U=Recurrent(4, columns="projection"),
     P=Matrix(rows="projection", columns="hidden"), b=Bias(4, initial=(0, 1, 0, 0), forget=1, input=0),
 ):  # fmt: skip
-    """LSTM with a recurrent projection (Sak et al. 2014), eq. 1-6, without peepholes as in torch.nn."""
+    """LSTM with a recurrent projection (Sak et al. 2014), without peepholes, as in torch.nn."""
     i, f, g, o = W @ x + b + U @ r
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     m = sigmoid(o) * tanh(c)
@@ -78,7 +78,7 @@ def gru_reset_before(x, h, *, W=Input(3), U=Recurrent(2), U_n=Recurrent(), b=Bia
 
 @cell
 def mgu(x, h, *, W=Input(2), U_f=Recurrent(), U_h=Recurrent(), b=Bias(2)):
-    """Minimal gated unit (Zhou et al. 2016), eq. 6-8: one gate forgets and resets."""
+    """Minimal gated unit (Zhou et al. 2016), section 3: one gate forgets and resets."""
     xf, xh = W @ x + b
     f = sigmoid(xf + U_f @ h)
     candidate = tanh(xh + U_h @ (f * h))
@@ -87,7 +87,7 @@ def mgu(x, h, *, W=Input(2), U_f=Recurrent(), U_h=Recurrent(), b=Bias(2)):
 
 @cell
 def light_gru(x, h, *, W=Input(2), U=Recurrent(2), b=Bias(2, forget=0)):
-    """Light GRU (Ravanelli et al. 2018), eq. 4a-4c; biases stand for the batch norm of W @ x."""
+    """Light GRU (Ravanelli et al. 2018), section III; biases stand for the batch norm of W @ x."""
     z, a = W @ x + b + U @ h
     z = sigmoid(z)
     return z * h + (1 - z) * relu(a)
@@ -95,7 +95,7 @@ def light_gru(x, h, *, W=Input(2), U=Recurrent(2), b=Bias(2, forget=0)):
 
 @cell
 def janet(x, h, *, W=Input(2), U=Recurrent(2), b=Bias(2, initial=(1, 0), forget=0), beta=1.0):
-    """Just another network (van der Westhuizen and Lasenby 2018), eq. 4: the forget gate is the only one."""
+    """Just another network (van der Westhuizen and Lasenby 2018), section 3: the forget gate is the only one."""
     s, candidate = W @ x + b + U @ h
     return sigmoid(s) * h + (1 - sigmoid(s - beta)) * tanh(candidate)
 

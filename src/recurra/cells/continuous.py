@@ -26,7 +26,7 @@ def cfc(
     x, h, *, dt=Elapsed(), W=Input(rows="backbone"), U=Recurrent(rows="backbone"), b=Bias(width="backbone"),
     V=Recurrent(4, columns="backbone"), c=Bias(4), gated=True,
 ):  # fmt: skip
-    """Closed-form continuous-time network (Hasani et al. 2022), eq. 10; ungated, the gate is on one head only."""
+    """Closed-form continuous-time network (Hasani et al. 2022); ungated, as 'no_gate' of ncps."""
     z = 1.7159 * tanh(0.666 * (W @ x + U @ h + b))
     g, k, f_a, f_b = V @ z + c
     g, k, gate = tanh(g), tanh(k), sigmoid(f_a * dt + f_b)
@@ -38,7 +38,7 @@ def cfc_pure(
     x, h, *, dt=Elapsed(), W=Input(rows="backbone"), U=Recurrent(rows="backbone"), b=Bias(width="backbone"),
     V=Recurrent(columns="backbone"), c=Bias(), w_tau=Bias(), A=Bias(initial=1),
 ):  # fmt: skip
-    """The closed form of an LTC as it is (Hasani et al. 2022), eq. 2 with a backbone, the mode 'pure' of ncps."""
+    """The closed form of an LTC as it is (Hasani et al. 2022), with a backbone: 'pure' of ncps."""
     f = V @ (1.7159 * tanh(0.666 * (W @ x + U @ h + b))) + c
     return A - A * exp(-dt * (abs(w_tau) + abs(f))) * f
 

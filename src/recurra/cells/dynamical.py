@@ -7,13 +7,13 @@ from recurra.cells.registry import cell, register
 
 @cell
 def antisymmetric_rnn(x, h, *, V=Input(), W=Recurrent(), b=Bias(), epsilon=0.01, gamma=0.01):
-    """AntisymmetricRNN (Chang et al. 2019), eq. 12: a forward Euler step with diffusion gamma."""
+    """AntisymmetricRNN (Chang et al. 2019), section 3: a forward Euler step with diffusion gamma."""
     return h + epsilon * tanh((W - W.T) @ h - gamma * h + V @ x + b)
 
 
 @cell
 def antisymmetric_rnn_gated(x, h, *, V=Input(2), W=Recurrent(), b=Bias(2), epsilon=0.01, gamma=0.01):
-    """AntisymmetricRNN with input gates (Chang et al. 2019), eq. 13-14: both share the recurrent matrix."""
+    """AntisymmetricRNN with input gates (Chang et al. 2019), section 3: both share the recurrent matrix."""
     vh, vz = V @ x + b
     wh = (W - W.T) @ h - gamma * h
     return h + epsilon * (sigmoid(wh + vz) * tanh(wh + vh))
@@ -50,14 +50,14 @@ def lem(x, y, z, *, V=Input(4), W=Recurrent(3), W_y=Recurrent(), b=Bias(4), dt=1
 def fastrnn(
     x, h, *, W=Input(), U=Recurrent(), b=Bias(), alpha=Bias(width=1, initial=-3), beta=Bias(width=1, initial=3)
 ):
-    """FastRNN (Kusupati et al. 2018), eq. 2-3: a residual with two scalars, each a sigmoid."""
+    """FastRNN (Kusupati et al. 2018), section 3: a residual with two scalars, each a sigmoid."""
     candidate = tanh(W @ x + U @ h + b)
     return sigmoid(alpha) * candidate + sigmoid(beta) * h
 
 
 @cell
 def fastgrnn(x, h, *, W=Input(), U=Recurrent(), b=Bias(2), zeta=Bias(width=1, initial=1), nu=Bias(width=1, initial=-4)):
-    """FastGRNN (Kusupati et al. 2018), eq. 4-5: gate and candidate share their matrices."""
+    """FastGRNN (Kusupati et al. 2018), section 3: gate and candidate share their matrices."""
     b_z, b_h = b
     a = W @ x + U @ h
     z, candidate = sigmoid(a + b_z), tanh(a + b_h)
@@ -69,7 +69,7 @@ def fastgrnn_low_rank(
     x, h, *, W2=Input(rows="rank_w"), W1=Matrix(rows="hidden", columns="rank_w"), U2=Recurrent(rows="rank_u"),
     U1=Recurrent(columns="rank_u"), b=Bias(2), zeta=Bias(width=1, initial=1), nu=Bias(width=1, initial=-4),
 ):  # fmt: skip
-    """FastGRNN (Kusupati et al. 2018), eq. 4-6, W = W1 W2 and U = U1 U2 of the ranks rank_w and rank_u."""
+    """FastGRNN (Kusupati et al. 2018), W = W1 W2 and U = U1 U2 of the ranks rank_w and rank_u."""
     b_z, b_h = b
     a = W1 @ (W2 @ x) + U1 @ (U2 @ h)
     z, candidate = sigmoid(a + b_z), tanh(a + b_h)

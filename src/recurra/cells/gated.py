@@ -35,7 +35,7 @@ def ran(x, h, c, *, W=Input(3), U=Recurrent(2), b=Bias(2, forget=1, input=0)):
 
 @cell
 def atr(x, h, *, W=Input(), U=Recurrent()):
-    """Addition-subtraction twin-gated recurrent network (Zhang et al. 2018), eq. 6-9."""
+    """Addition-subtraction twin-gated recurrent network (Zhang et al. 2018), section 3."""
     p, q = W @ x, U @ h
     i, f = sigmoid(p + q), sigmoid(p - q)
     return i * p + f * h
@@ -43,7 +43,7 @@ def atr(x, h, *, W=Input(), U=Recurrent()):
 
 @cell
 def star(x, h, *, W=Input(2), U=Recurrent(), b=Bias(2, input=0)):
-    """Stackable recurrent cell (Turkoglu et al. 2021), eq. 8-10."""
+    """Stackable recurrent cell (STAR, Turkoglu et al. 2021)."""
     k, z = W @ x + b
     k, z = sigmoid(k + U @ h), tanh(z)
     return tanh((1 - k) * h + k * z)
@@ -55,7 +55,7 @@ def scrn(
     P=Matrix(rows="hidden", columns="context"), U=Matrix(rows="hidden", columns="hidden"),
     V=Matrix(rows="hidden", columns="context"), alpha=0.95,
 ):  # fmt: skip
-    """Structurally constrained recurrent network (Mikolov et al. 2015), eq. 4-6; the softmax is the task's."""
+    """Structurally constrained recurrent network (Mikolov et al. 2015), section 3; the softmax is the task's."""
     s = (1 - alpha) * (B @ x) + alpha * s
     h = sigmoid(P @ s + A @ x + R @ h)
     return h, s, output(U @ h + V @ s)
@@ -63,7 +63,7 @@ def scrn(
 
 @cell
 def brc(x, h, *, W=Input(3), w_a=Diagonal(), w_c=Diagonal()):
-    """Bistable recurrent cell (Vecoven et al. 2021), eq. 5-7."""
+    """Bistable recurrent cell (Vecoven et al. 2021)."""
     u, a, c = W @ x
     a, c = 1 + tanh(a + w_a * h), sigmoid(c + w_c * h)
     return c * h + (1 - c) * tanh(u + a * h)
@@ -71,7 +71,7 @@ def brc(x, h, *, W=Input(3), w_a=Diagonal(), w_c=Diagonal()):
 
 @cell
 def nbrc(x, h, *, W=Input(3), U=Recurrent(2)):
-    """Recurrently neuromodulated bistable recurrent cell (Vecoven et al. 2021), eq. 5, 8 and 9."""
+    """Recurrently neuromodulated bistable recurrent cell (Vecoven et al. 2021): full matrices modulate."""
     (u, a, c), (ha, hc) = W @ x, U @ h
     a, c = 1 + tanh(a + ha), sigmoid(c + hc)
     return c * h + (1 - c) * tanh(u + a * h)
