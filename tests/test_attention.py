@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from layers import stirred
+from layers import disturbed
 from recurra import nn
 from recurra.errors import ArgumentError, RecurraError, ShapeError
 from recurra.models import build_layer, layer_spec
@@ -209,7 +209,7 @@ def by_definition(layer: nn.WindowAttention, x: Tensor, starts: set[int]) -> Ten
 
 @pytest.mark.parametrize("window", [1, 2, 3, 8, 40])
 def test_a_window_equals_its_definition(window: int):
-    layer: Any = stirred(nn.WindowAttention(3, 6, heads=3, window=window)).double()
+    layer: Any = disturbed(nn.WindowAttention(3, 6, heads=3, window=window)).double()
     x = torch.randn(2, 19, 3, dtype=torch.float64)
     reset = torch.zeros(2, 19, dtype=torch.bool)
     reset[0, [5, 6, 15]] = True
@@ -223,7 +223,7 @@ def test_a_window_equals_its_definition(window: int):
 @settings(max_examples=6)
 def test_laws_of_windows_of_any_size(batch: int, time: int, window: int, seed: int):
     torch.manual_seed(seed)
-    layer = stirred(nn.WindowAttention(3, 4, heads=2, window=window)).double()
+    layer = disturbed(nn.WindowAttention(3, 4, heads=2, window=window)).double()
     case = Case(batch, time, torch.float64, seed)
     laws.forward_is_fold_of_step(layer, case)
     laws.chunks_are_the_whole(layer, case)

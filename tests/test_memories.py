@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
-from layers import stirred
+from layers import disturbed
 from paper_steps import memories as papers
 from recurra import nn
 from recurra.errors import ArgumentError, RecurraError, ShapeError
@@ -82,7 +82,7 @@ def peer_of(layer: Any, step: Callable[..., Any], parameters: dict[str, Any], fi
 
 @pytest.mark.parametrize("forget", ["sigmoid", "exponential"])
 def test_mlstm_equals_the_step_of_its_paper(forget: Any):
-    layer = stirred(nn.MatrixLSTM(3, 6, heads=2, forget=forget, chunk_size=2))
+    layer = disturbed(nn.MatrixLSTM(3, 6, heads=2, forget=forget, chunk_size=2))
     gates = {
         "q": layer.query,
         "k": layer.key,
@@ -115,7 +115,7 @@ def gated(layer: Any) -> Callable[..., Tensor]:
 
 @pytest.mark.parametrize("negative", [False, True])
 def test_gated_delta_equals_the_step_of_its_paper(negative: bool):
-    layer = stirred(nn.GatedDelta(3, 6, heads=2, negative_eigenvalues=negative, chunk_size=2))
+    layer = disturbed(nn.GatedDelta(3, 6, heads=2, negative_eigenvalues=negative, chunk_size=2))
     p = {
         "W_q": layer.query.weight,
         "W_k": layer.key.weight,
@@ -134,7 +134,7 @@ def test_gated_delta_equals_the_step_of_its_paper(negative: bool):
 
 
 def test_gated_linear_attention_equals_the_step_of_its_paper():
-    layer = stirred(nn.GatedLinearAttention(3, 6, heads=2, chunk_size=3))
+    layer = disturbed(nn.GatedLinearAttention(3, 6, heads=2, chunk_size=3))
     p = {
         "W_q": layer.query.weight,
         "W_k": layer.key.weight,
@@ -150,7 +150,7 @@ def test_gated_linear_attention_equals_the_step_of_its_paper():
 
 
 def test_selective_state_space_equals_the_step_of_its_paper():
-    layer = stirred(nn.SelectiveStateSpace(3, 5, state_size=2, chunk_size=3))
+    layer = disturbed(nn.SelectiveStateSpace(3, 5, state_size=2, chunk_size=3))
     low, b, c = layer.select.weight.split((1, 2, 2))
     p = {
         "A_log": layer.log_a,
@@ -172,7 +172,7 @@ def test_selective_state_space_equals_the_step_of_its_paper():
 
 
 def test_mlstm_is_its_parallel_formula():
-    layer = stirred(nn.MatrixLSTM(3, 6, heads=2, chunk_size=4)).double()
+    layer = disturbed(nn.MatrixLSTM(3, 6, heads=2, chunk_size=4)).double()
     x = torch.randn(2, 11, 3, dtype=torch.float64)
     q, k, v, log_i, log_f = layer._project(x)
     total = log_f.cumsum(-1)
@@ -184,7 +184,7 @@ def test_mlstm_is_its_parallel_formula():
 
 
 def test_gated_linear_attention_is_its_sum():
-    layer = stirred(nn.GatedLinearAttention(3, 6, heads=2, chunk_size=4)).double()
+    layer = disturbed(nn.GatedLinearAttention(3, 6, heads=2, chunk_size=4)).double()
     x = torch.randn(2, 11, 3, dtype=torch.float64)
     q, k, v, log_alpha = layer._project(x)
     total = log_alpha.cumsum(2)
@@ -201,7 +201,7 @@ def test_gated_linear_attention_is_its_sum():
 @settings(max_examples=6)
 def test_chunks_of_any_size_give_the_same(name: str, batch: int, time: int, chunk: int, seed: int):
     torch.manual_seed(seed)
-    layer = stirred(BUILD[name](chunk)).double()
+    layer = disturbed(BUILD[name](chunk)).double()
     case = Case(batch, time, torch.float64, seed)
     laws.forward_is_fold_of_step(layer, case)
     laws.chunks_are_the_whole(layer, case)
@@ -226,7 +226,7 @@ def gates_at(layer: Any, value: float) -> None:
 @every
 @pytest.mark.parametrize("value", [-1000.0, -40.0, 40.0, 1000.0])
 def test_gates_at_their_limits_stay_finite_and_exact(name: str, value: float):
-    layer = stirred(BUILD[name](8))
+    layer = disturbed(BUILD[name](8))
     if "exponential" in name and value > 0:
         value = 5.0
     gates_at(layer, value)
@@ -262,7 +262,7 @@ def test_a_slow_decay_after_a_fast_one_keeps_its_digits():
 
 
 def test_a_state_that_comes_in_with_any_stabiliser():
-    layer = stirred(nn.MatrixLSTM(3, 6, heads=2, chunk_size=4)).double()
+    layer = disturbed(nn.MatrixLSTM(3, 6, heads=2, chunk_size=4)).double()
     x = torch.randn(2, 7, 3, dtype=torch.float64)
     state = layer(torch.randn(2, 5, 3, dtype=torch.float64))[1]
     moved = state._replace(C=state.C * np.e**3, n=state.n * np.e**3, m=state.m - 3)
