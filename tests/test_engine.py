@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import plan_emulator as p
 from engine_calls import PlanText, backward, forward, outer, pointwise, product, reduce, rowsum
@@ -16,6 +17,7 @@ from plan_emulator import Call, Emulator
 from plan_generator import PlanGenerator
 from problems import sizes
 from recurra import _engine, cells
+from recurra.ops import reference
 from recurra.program.compile import compile_plan
 
 TOLERANCE = {np.float64: 1e-10, np.float32: 2e-5}
@@ -191,6 +193,10 @@ def test_compiled_cells(name, shape):
     emulators = [Emulator(c.code, c.constants) for c in codes]
     plans = [_engine.Plan(c.code, c.constants) for c in codes]
     call = random_call(rng, plans[0], (batch, time), True, True)
+    # values of parameters alone are those of some parameters: they need not be any numbers
+    widths = sizes(program, inputs, hidden)
+    given = [torch.from_numpy(rng.normal(size=spec.shape(widths))) * 0.3 for spec in program.parameters]
+    call.parameters = [value.numpy() for value in reference.core_values(program, given)]
     call.tape = None
     for plan, emulator in zip(plans, emulators, strict=True):
         assert_close(run(plan, call), emulator.run(call), np.float64)
