@@ -22,6 +22,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="another number of seeds than the recipes'")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each (2)")
     parser.add_argument("--results", type=Path, default=Path("runs/recipes.jsonl"), help="the file of results")
+    parser.add_argument("--report-only", action="store_true", help="run nothing, write the report of what is there")
     parser.add_argument("--no-report", action="store_true", help="leave docs/recipes.md as it is")
     parser.add_argument(
         "--torch",
@@ -44,7 +45,8 @@ def main(arguments: list[str]) -> int:
     runs = [(recipe, seed) for recipe in recipes for seed in range(chosen.seeds or recipe.seeds)]
     file = chosen.results.with_suffix(".torch.jsonl") if chosen.torch else chosen.results
     load_before = os.getloadavg()[0]
-    run_all(runs, file, workers=chosen.workers, torch_twin=chosen.torch)
+    if not chosen.report_only:
+        run_all(runs, file, workers=chosen.workers, torch_twin=chosen.torch)
     if chosen.torch or chosen.no_report:
         return 0
     found = results.read(file)

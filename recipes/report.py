@@ -49,9 +49,11 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether what is published was seen: "yes", "no", "not run", or nothing where nothing is published."""
+        """Whether what is published was seen: "yes", "no", nothing where nothing is published, or what is missing."""
         if not self.records:
             return "not run"
+        if len(self.records) < self.recipe.seeds:
+            return f"{len(self.records)} of {self.recipe.seeds} seeds run"
         if self.recipe.solves is None:
             return ""
         if self.recipe.solves:
@@ -131,6 +133,9 @@ def _head(rows: Sequence[Row], loads: tuple[float, float]) -> str:
     judged = [row for row in rows if row.verdict in ("yes", "**no**")]
     wrong = [row for row in judged if row.is_missed]
     summary = f"**{len(judged) - len(wrong)} of {len(judged)} published results were seen.**"
+    left = [row for row in rows if len(row.records) < row.recipe.seeds]
+    if left:
+        summary += f" {len(left)} of {len(rows)} recipes were not run, or not with all of their seeds."
     if wrong:
         summary += " Not seen: " + "; ".join(
             f"{row.recipe.task}, {row.recipe.arm} ({row.solved} of {len(row.records)} solved)" for row in wrong

@@ -294,11 +294,14 @@ def test_the_report_says_what_was_and_was_not_seen(tmp_path):
     outcome = train(TINY, 0)
     records = {}
     for solves, name in ((True, "can"), (False, "cannot"), (None, "unknown")):
-        recipe = replace(TINY, arm=name, solves=solves)
+        recipe = replace(TINY, arm=name, solves=solves, seeds=1)
         records[recipe] = json.loads(json.dumps(results.append(tmp_path / "r", recipe, 0, outcome, "now")))
     found = results.read(tmp_path / "r")
     verdicts = {row.recipe.arm: row.verdict for row in report.collect(records, found)}
     assert verdicts == {"can": "yes", "cannot": "**no**", "unknown": ""}
+    more = [replace(recipe, seeds=5) for recipe in records]
+    assert {row.verdict for row in report.collect(more, found)} == {"1 of 5 seeds run"}
+    assert report.missed(more, found) == []
     assert report.missed(records, found) == ["parity, cannot: 1 of 1 seeds solved it"]
 
 
