@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from paper_steps import memories as papers
 from recurra import nn
 from recurra.errors import ArgumentError, RecurraError, ShapeError
 from recurra.models import build_layer, layer_spec
-from recurra.nn.memory.scan import linear_scan
+from recurra.nn.memory.scan import linear_scan, recomputed
 from recurra.testing import check_laws
 from recurra.testing import sequence_laws as laws
 from recurra.testing.cases import Case
@@ -314,6 +315,30 @@ def test_the_scan_is_twice_differentiable_in_both_directions():
     start = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(linear_scan, (decay, write, start))
     assert torch.autograd.gradgradcheck(linear_scan, (decay, write, start))
+
+
+def test_what_is_computed_again_has_the_same_gradients():
+    def function(a: Tensor, b: Tensor, none: None, c: Tensor) -> tuple[Tensor, ...]:
+        return (a * b).sin() * c, a.exp()
+
+    a, b = (torch.randn(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    c = torch.randn(3, dtype=torch.float64)
+    again = functools.partial(recomputed, function)
+    assert torch.autograd.gradcheck(lambda a, b: again(a, b, None, c), (a, b))
+    assert torch.autograd.gradgradcheck(lambda a, b: again(a, b, None, c), (a, b))
+    # its results hold no more than its arguments
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        again(a, b, None, c)
+    assert len(kept) <= 3
+
+
+@every
+def test_gradients_under_torch_func_are_those_of_autograd(name: str):
+    layer = BUILD[name](3).double()
+    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad(layer(x)[0].sin().sum(), x)
+    close([torch.func.grad(lambda x: layer(x)[0].sin().sum())(x)], [expected])
 
 
 @every

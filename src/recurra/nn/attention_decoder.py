@@ -111,11 +111,11 @@ class AttentionDecoder(Layer):
         moving = tuple(state[:3])
         initial = self.layer.initial_state(batch)
         outputs = [x.new_zeros(batch, 0, self.output_size)]
-        for t in range(time):
+        for t, x_t in enumerate(x.unbind(1)):
             if reset is not None:
                 fresh = restart(moving[0], initial), *(torch.zeros_like(part) for part in moving[1:])
                 moving = _choose(reset[:, t], fresh, moving)
-            y_t, after = self._read(x[:, t], moving, memory)
+            y_t, after = self._read(x_t, moving, memory)
             if valid is None:
                 moving = after
             else:

@@ -55,20 +55,21 @@ class WindowAttention(PlainLayer):
         segment = seen.new_zeros(batch, before + time, dtype=torch.long)
         if starts is not None:
             segment[:, before:] = starts.cumsum(1)
+        # split, not slices: the gradient of a slice is as long as the whole
+        blocks = [tensor.split(self.window, dim=1) for tensor in (keys, values, seen, segment)]
+        queries = query.split(self.window, dim=1)
         reads = [
-            self._read_block(query[:, t : t + self.window], keys, values, seen, segment, t)
-            for t in range(0, time, self.window)
+            self._read_block(queries[n], *(torch.cat(block[n : n + 2], dim=1) for block in blocks))
+            for n in range(len(queries))
         ]
         ends = torch.full((batch,), time, device=x.device) if valid is None else valid.sum(1)
         return self.out(torch.cat(reads, dim=1)), self._last(keys, values, seen, segment, ends)
 
-    def _read_block(
-        self, query: Tensor, keys: Tensor, values: Tensor, seen: Tensor, segment: Tensor, begin: int
-    ) -> Tensor:
-        """What steps begin, begin + 1, ... read (batch, steps, hidden_size); keys and the like stand `window` - 1
-        steps further on, behind the state."""
+    def _read_block(self, query: Tensor, keys: Tensor, values: Tensor, seen: Tensor, segment: Tensor) -> Tensor:
+        """What the steps of a block read (batch, steps, hidden_size). The keys and the like begin with those of the
+        `window` - 1 steps before it."""
         steps = query.shape[1]
-        part = slice(begin, begin + self.window - 1 + steps)
+        part = slice(self.window - 1 + steps)
         keys, values, seen, segment = keys[:, part], values[:, part], seen[:, part] > 0.5, segment[:, part]
         # (steps, steps + window - 1): how far back a key lies of a query
         distance = torch.arange(steps, device=query.device)[:, None] + self.window - 1

@@ -85,9 +85,10 @@ class Memory(PlainLayer):
         # under autocast the projections may be in half precision; the memory adds up, so it may not
         with torch.autocast(x.device.type, enabled=False):
             values = tuple(value.to(parts[0].dtype) for value in values)
-            for begin in range(0, x.shape[1], self.chunk_size):
-                chunk = tuple(value[:, :, begin : begin + self.chunk_size] for value in values)
-                own = None if starts is None else starts[:, begin : begin + self.chunk_size]
+            # split, not slices: the gradient of a slice is as long as the whole
+            chunks = zip(*(value.split(self.chunk_size, dim=2) for value in values), strict=True)
+            pieces = [None] * x.shape[1] if starts is None else starts.split(self.chunk_size, dim=1)
+            for chunk, own in zip(chunks, pieces, strict=False):
                 borders = Borders.of(own, chunk[0].shape[2], x.device)
                 read, parts = self._read_chunk(parts, chunk, borders)
                 reads.append(read)

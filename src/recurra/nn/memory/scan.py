@@ -1,11 +1,14 @@
-"""The scan of a diagonal linear recurrence, forwards and backwards in time."""
+"""The scan of a diagonal linear recurrence, and results that are computed again for their gradient."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from recurra.ops.select import transform_reason
 
 
 class _Scan(torch.autograd.Function):
@@ -42,3 +45,36 @@ class _Scan(torch.autograd.Function):
 def linear_scan(decay: Tensor, write: Tensor, start: Tensor) -> Tensor:
     """h[t] = decay[t] * h[t - 1] + write[t] for all t, (batch, time, ...), from start (batch, ...)."""
     return _Scan.apply(decay, write, start, False)
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: Callable[..., tuple[Tensor, ...]], *arguments: Tensor | None) -> tuple[Tensor, ...]:
+        ctx.function = function
+        ctx.save_for_backward(*arguments)
+        return function(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        # under double backward the gradient is to depend on the arguments, else on nothing
+        again = torch.is_grad_enabled()
+        needed = ctx.needs_input_grad[1:]
+        with torch.enable_grad():
+            given = [
+                (value.view_as(value) if again else value.detach().requires_grad_()) if need else value
+                for value, need in zip(ctx.saved_tensors, needed, strict=True)
+            ]
+            results = ctx.function(*given)
+        sources = [value for value, need in zip(given, needed, strict=True) if need]
+        found = iter(torch.autograd.grad(results, sources, gradients, create_graph=again, allow_unused=True))
+        return None, *(next(found) if need else None for need in needed)
+
+
+def recomputed(function: Callable[..., tuple[Tensor, ...]], *arguments: Tensor | None) -> tuple[Tensor, ...]:
+    """function(*arguments), of which the backward pass keeps the arguments only and computes the rest again.
+
+    torch.utils.checkpoint does this too, after seconds of imports. What the function reads must be in its arguments.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or transform_reason():
+        return function(*arguments)
+    return _Recomputed.apply(function, *arguments)

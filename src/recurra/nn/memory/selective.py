@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recurra.nn import checks
 from recurra.nn.memory.chunks import Borders, Memory
 from recurra.nn.memory.delta import start_softplus
-from recurra.nn.memory.scan import linear_scan
+from recurra.nn.memory.scan import linear_scan, recomputed
 from recurra.nn.plain import Parts, linear
 
 
@@ -52,11 +52,11 @@ class SelectiveStateSpace(Memory):
 
     def _read_chunk(self, parts: Parts, values: Parts, borders: Borders) -> tuple[Tensor, Parts]:
         u, delta, B, C = (value[:, 0] for value in values)
-        decay = torch.exp(delta[..., None] * -self.log_a.exp())
-        if borders.starts is not None:
-            decay = torch.where(borders.starts[:, 0, :, None, None], 0.0, decay)
-        h = linear_scan(decay, (delta * u)[..., None] * B[..., None, :], parts[0])
-        return ((h @ C[..., None])[..., 0] + self.D * u)[:, None], (h[:, -1],)
+        starts = None if borders.starts is None else borders.starts[:, 0]
+        given = (parts[0], -self.log_a.exp(), delta, u, B, C, starts)
+        # the states of all steps take state_size times the room of the input, and little time to compute again
+        read, h = recomputed(_scan_chunk, *given)
+        return (read + self.D * u)[:, None], (h,)
 
     def _read_step(self, parts: Parts, values: Parts) -> tuple[Tensor, Parts]:
         u, delta, B, C = (value[:, 0] for value in values)
@@ -65,3 +65,15 @@ class SelectiveStateSpace(Memory):
 
     def _put_out(self, x: Tensor, read: Tensor) -> Tensor:
         return read.flatten(-2)
+
+
+def _scan_chunk(
+    h: Tensor, A: Tensor, delta: Tensor, u: Tensor, B: Tensor, C: Tensor, starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """C . h at each step (batch, steps, channels), and the last h. All that it reads comes in, as it may run twice."""
+    decay = torch.exp(delta[..., None] * A)
+    if starts is not None:
+        decay = torch.where(starts[..., None, None], 0.0, decay)
+    h = linear_scan(decay, (delta * u)[..., None] * B[..., None, :], h)
+    # a view of the last would keep all of them
+    return (h @ C[..., None])[..., 0], h[:, -1].clone()
