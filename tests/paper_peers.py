@@ -125,6 +125,7 @@ PAPERS: dict[str, Paper] = {
     "light_gru": Paper(gated.light_gru, "h", {"W": "W_z W_h", "U": "U_z U_h", "b": "b_z b_h"}),
     "janet": Paper(gated.janet, "c", {"W": "W_f W_c", "U": "U_f U_c", "b": "b_f b_c"}),
     "indrnn": Paper(classic.indrnn, "h", {"W": "W", "u": "u", "b": "b"}),
+    "esn": Paper(research.echo_state, "x", _same("W_in W b")),
     "mingru": Paper(linear.min_gru, "h", {"W": "W_z W_h", "b": "b_z b_h"}),
     # without a product of the state
     "sru": Paper(linear.sru_v2, "c", {"W": "W W_f W_r W_h", "v": "v_f v_r", "b": "b_f b_r"}),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from recurra import cells
 from recurra.checkpoint import read_model, read_weights
@@ -67,7 +67,8 @@ def describe_weights(about: dict[str, str]) -> str:
 
 def report_cells() -> None:
     """Print a table of the registered cells."""
-    table = Table("cell", "states", "parameters", "what it is", box=None, pad_edge=False)
+    longest = max(map(len, cells.names()))
+    table = Table(Column("cell", min_width=longest), "states", "parameters", "what it is", box=None, pad_edge=False)
     for name in cells.names():
         program = cells.get(name)
         table.add_row(name, ", ".join(s.name for s in program.states), _parameters(program), _first_line(program.doc))
