@@ -90,6 +90,14 @@ def branches(x, h, *, W=Input()):
     return h if (W @ x) > 0 else W @ x
 
 
+def branches_on_equality(x, h, *, W=Input()):
+    return h if h == 0 else W @ x
+
+
+def branches_on_difference(x, h, *, W=Input()):
+    return h if h != 0 else W @ x
+
+
 def uses_math(x, h, *, W=Input()):
     return (W @ x) * math.tanh(h)
 
@@ -157,6 +165,8 @@ def star(x, *h, W=Input()):
         (iterates, "one step"),
         (indexes, "unpack the gates"),
         (branches, "where"),
+        (branches_on_equality, r"write equal\(a, b\)"),
+        (branches_on_difference, r"write 1 - equal\(a, b\)"),
         (uses_math, "functions of recurra.cells"),
         (uses_numpy, "functions of recurra.cells"),
         (wrong_width, "number of gates"),

@@ -98,6 +98,15 @@ class Symbol:
     def __ge__(self, other: Any) -> Symbol:
         return self._new(self._graph.call("ge", self.number, self._lift(other)))
 
+    def __eq__(self, other: object) -> bool:
+        # without it Python would compare identities, and the equations would be wrong in silence
+        raise CellError("values of the cell were compared with '=='; write equal(a, b) instead")
+
+    def __ne__(self, other: object) -> bool:
+        raise CellError("values of the cell were compared with '!='; write 1 - equal(a, b) instead")
+
+    __hash__ = object.__hash__
+
     @property
     def T(self) -> Symbol:  # noqa: N802 - the name that arrays have for it
         """The transpose of a matrix parameter."""
