@@ -350,6 +350,16 @@ class TestSteps:
                 self.check(other, other.x[:, 1])
         assert len(stepping._steps[p.program.json]) <= 8
 
+    def test_eight_kinds_of_arguments_are_kept(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(stepping, "_steps", {})
+        given = [make(PROGRAMS["gru"], (batch, 2, 3, 5), torch.float32) for batch in range(1, 9)]
+        with torch.no_grad():
+            for p in given:
+                self.check(p)
+            monkeypatch.setattr(stepping, "_make", lambda *_: pytest.fail("a kind that was known is prepared again"))
+            for p in given:
+                self.check(p)
+
     def test_bad_arguments_are_still_refused(self):
         p = make(PROGRAMS["gru"])
         with torch.no_grad():

@@ -63,7 +63,7 @@ def prepare(
     )
     if possible:
         known = _steps.setdefault(program.json, [])
-        del known[: len(known) + 1 - _MOST_KINDS]
+        del known[: max(0, len(known) + 1 - _MOST_KINDS)]
         known.append(_make(program, x, states, parameters, elapsed))
 
 
