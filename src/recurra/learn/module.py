@@ -100,7 +100,8 @@ class Training(LightningModule):
             self._counted = restored["counted"]
             # Last, so that nothing draws between this and the first step.
             torch.set_rng_state(restored["random"])
-            if self.device.type == "cuda":
+            # a run that was saved on the CPU has none
+            if self.device.type == "cuda" and restored["random_of_device"] is not None:
                 torch.cuda.set_rng_state(restored["random_of_device"], self.device)
         self.budget.begin()
 
