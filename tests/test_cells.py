@@ -9,7 +9,8 @@ import torch
 
 from recurra import cells, nn
 from recurra.cells import Bias, Diagonal, Input, Matrix, Recurrent, State, cell, tanh
-from recurra.errors import CellError
+from recurra.errors import CellError, RecurraError
+from recurra.models import build_layer, layer_spec
 from recurra.program import Program
 
 LINES_OF_A_CELL = 20
@@ -130,3 +131,30 @@ def test_a_chain_of_products_from_the_left_is_an_error_that_shows_the_other():
 
     with pytest.raises(CellError, match=r"written from the right, A @ \(B @ x\)"):
         cell(chained)
+
+
+# the liquid time-constant layer
+
+
+def test_a_liquid_layer_is_saved_as_data():
+    layer = nn.LTC(3, 4, unfolds=2)
+    again = build_layer(layer_spec(layer))
+    assert isinstance(again, nn.LTC)
+    assert (again.input_size, again.hidden_size, again.unfolds) == (3, 4, 2)
+
+
+def test_a_liquid_layer_without_time_stands_still():
+    layer = nn.LTC(3, 4)
+    _, state = layer(torch.randn(2, 5, 3), elapsed=torch.ones(2, 5))
+    assert state.v.any()
+    y, _ = layer.step(torch.randn(2, 3), state, elapsed=torch.zeros(2))
+    torch.testing.assert_close(y, state.v)
+
+
+def test_a_liquid_layer_says_what_does_not_fit():
+    with pytest.raises(RecurraError, match="unfolds"):
+        nn.LTC(3, 4, unfolds=0)
+    with pytest.raises(RecurraError, match="elapsed is missing"):
+        nn.LTC(3, 4)(torch.randn(2, 5, 3))
+    with pytest.raises(RecurraError, match="elapsed"):
+        nn.LTC(3, 4)(torch.randn(2, 5, 3), elapsed=-torch.ones(2, 5))

@@ -110,6 +110,16 @@ def test_chrono_on_a_gru_moves_the_gate_that_keeps():
     assert not n.any()
 
 
+def test_a_gate_that_writes_keeps_the_complement():
+    layer = nn.Recurrent("lstm_coupled", 3, 4)
+    assert torch.equal(nn.init.forget_bias_(layer, 2.0).b, torch.tensor([-2.0] * 4 + [0.0] * 8))
+    i, g, o = nn.init.chrono_(layer, 50).b.detach().chunk(3)
+    assert i.max() <= 0
+    assert (-i).exp().max() <= 49
+    assert not g.any()
+    assert not o.any()
+
+
 def test_a_cell_without_such_a_gate_says_so():
     for initialise in (lambda layer: nn.init.chrono_(layer, 10), lambda layer: nn.init.forget_bias_(layer, 1.0)):
         with pytest.raises(ArgumentError, match=r"cells are rnn_tanh: expected one with a gate that keeps.*forget="):

@@ -6,6 +6,7 @@ from typing import Any
 from recurra.cells import Cell
 from recurra.errors import ArgumentError, FormatError
 from recurra.nn import (
+    LTC,
     AdditiveAttention,
     AttentionDecoder,
     Bidirectional,
@@ -29,7 +30,7 @@ from recurra.program import Program
 
 _AROUND_ONE = {kind.__name__: kind for kind in (Last, Mean, Residual)}
 _WITH_PROBABILITY = {kind.__name__: kind for kind in (Dropout, WeightDropout)}
-_BY_SETTINGS = (MatrixLSTM, GatedDelta, GatedLinearAttention, SelectiveStateSpace, WindowAttention)
+_BY_SETTINGS = (LTC, MatrixLSTM, GatedDelta, GatedLinearAttention, SelectiveStateSpace, WindowAttention)
 _ATTENTIONS = (AdditiveAttention, MultiplicativeAttention)
 _SETTLED = {kind.__name__: kind for kind in (*_BY_SETTINGS, *_ATTENTIONS)}
 

@@ -6,36 +6,7 @@ settings among p. A matrix W is applied as x @ W.T.
 
 import numpy as np
 
-SPEC = {}
-
-
-def sigmoid(a):
-    return np.exp(-np.logaddexp(0.0, -a))
-
-
-def softplus(a):
-    return np.logaddexp(0.0, a)
-
-
-def log_sigmoid(a):
-    return -np.logaddexp(0.0, -a)
-
-
-def silu(a):
-    return a * sigmoid(a)
-
-
-ACTIVATION = {"identity": lambda a: a, "silu": silu}
-
-
-def setting(p, cell, name):
-    """The value in p, or the default of SPEC."""
-    return p.get(name, SPEC[cell]["settings"][name])
-
-
-def optional(p, name):
-    """An optional parameter; zero where p lacks it."""
-    return p.get(name, 0.0)
+from paper_steps.words import ACTIVATION, SPEC, log_sigmoid, optional, setting, sigmoid, softplus
 
 
 def linear(x, p, g):

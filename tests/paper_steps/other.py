@@ -56,57 +56,6 @@ def slstm(x, state, p):
     return h, {"h": h, "c": c, "n": n, "m": m}
 
 
-SPEC["mlstm"] = {
-    "states": {"C": "heads,hidden/heads,hidden/heads", "n": "heads,hidden/heads", "m": "heads"},
-    "output": "hidden",
-    "parameters": {
-        **{f"W_{g}": "hidden,input" for g in "qkvo"},
-        **{f"b_{g}": "hidden" for g in "qkvo"},
-        "W_i": "heads,input",
-        "b_i": "heads",
-        "W_f": "heads,input",
-        "b_f": "heads",
-    },
-    "optional": (),
-    "settings": {"forget": "sigmoid", "floor": "exp(-m)", "scale_key_bias": False, "epsilon": 0.0},
-}
-
-
-def mlstm(x, state, p):
-    """mLSTM, Beck et al. 2024 (xLSTM), eqs. 19-27, stabilised as eqs. 15-17; heads independent.
-
-    q = W_q x + b_q; k = W_k x/sqrt(d) + b_k; v = W_v x + b_v (by head, d = hidden/heads);
-    log i = W_i x + b_i, f = sigma or exp of W_f x + b_f (one number a head); o = sigma(W_o x+b_o);
-    m_t = max(log f + m, log i); i' = exp(log i - m_t); f' = exp(log f + m - m_t);
-    C_t = f' C + i' v k^T; n_t = f' n + i' k; h~ = C_t q / max(|n_t.q|, exp(-m_t)); y = o*h~.
-    States: C (heads, d, d) with ROW index v, n (heads, d), m (heads), zero at the start.
-    Parameters: W_q, W_k, W_v, W_o (hidden, input), b_* (hidden); W_i, W_f (heads, input), b_i, b_f.
-    Settings: forget "sigmoid" or "exp"; floor "exp(-m)" (equals the unstabilised max(|n.q|, 1) of
-    eq. 21) or "one" (eq. 21 on the stabilised n); scale_key_bias False (eq. 23; the authors' code
-    also divides b_k by sqrt(d)); epsilon 0 is added to the divisor (the authors' code: 1e-6).
-    """
-    batch, heads = x.shape[0], p["W_i"].shape[0]
-
-    def split(a):
-        return a.reshape(batch, heads, -1)
-
-    q, v = split(x @ p["W_q"].T + p["b_q"]), split(x @ p["W_v"].T + p["b_v"])
-    root = np.sqrt(q.shape[-1])
-    b_k = p["b_k"] / root if setting(p, "mlstm", "scale_key_bias") else p["b_k"]
-    k = split(x @ p["W_k"].T / root + b_k)
-    a_i, a_f = x @ p["W_i"].T + p["b_i"], x @ p["W_f"].T + p["b_f"]
-    log_f = log_sigmoid(a_f) if setting(p, "mlstm", "forget") == "sigmoid" else a_f
-    m = np.maximum(log_f + state["m"], a_i)
-    i, f = np.exp(a_i - m), np.exp(log_f + state["m"] - m)
-    big_c = f[..., None, None] * state["C"] + i[..., None, None] * v[..., :, None] * k[..., None, :]
-    n = f[..., None] * state["n"] + i[..., None] * k
-    floor = np.exp(-m) if setting(p, "mlstm", "floor") == "exp(-m)" else 1.0
-    divisor = np.maximum(np.abs(np.sum(n * q, axis=-1)), floor) + setting(p, "mlstm", "epsilon")
-    h = np.einsum("bhvk,bhk->bhv", big_c, q) / divisor[..., None]
-    o = sigmoid(x @ p["W_o"].T + p["b_o"])
-    return o * h.reshape(batch, -1), {"C": big_c, "n": n, "m": m}
-
-
 def _reset(mem_new, mem_old, threshold, how):
     """snntorch: the reset looks at the OLD membrane, which fired if it was above threshold."""
     fired = (mem_old > threshold).astype(float)

@@ -102,10 +102,14 @@ def _orthogonal(gate: Tensor, spec: ParameterSpec, gain: float) -> None:
 def forget_bias_(layer: Module, value: float) -> Module:
     """The bias of every gate that keeps the state becomes `value` (Gers et al. 2000; Jozefowicz et al. 2015).
 
-    Raises ArgumentError when no cell of the layer declares such a gate.
+    Where a cell declares a gate that writes and none that keeps, it keeps the complement of what it writes: the bias
+    of that gate becomes -value. Raises ArgumentError when no cell of the layer declares such a gate.
     """
-    for gates, keeps, _ in _keeping(layer):
-        gates[keeps].fill_(value)
+    for gates, keeps, writes in _keeping(layer):
+        if keeps is not None:
+            gates[keeps].fill_(value)
+        elif writes is not None:
+            gates[writes].fill_(-value)
     return layer
 
 
@@ -114,22 +118,25 @@ def chrono_(layer: Module, maximum: float) -> Module:
     """Chrono initialisation (Tallec and Ollivier 2018), for dependencies of up to `maximum` steps.
 
     The bias of the gate that keeps the state is drawn as log(u), u uniform in [1, maximum - 1]; that of the gate that
-    writes, where the cell has one, is its negative. Raises ArgumentError for a maximum of 2 or less, or when no cell
-    declares such a gate.
+    writes is its negative. A cell may have either or both. Raises ArgumentError for a maximum of 2 or less, or when no
+    cell declares such a gate.
     """
     if not maximum > 2:
         raise ArgumentError(
             f"maximum is {maximum!r}", expected="more than 2", advice="It is the longest dependency, in steps"
         )
     for gates, keeps, writes in _keeping(layer):
-        gates[keeps].uniform_(1, maximum - 1).log_()
+        drawn = torch.empty_like(gates[0]).uniform_(1, maximum - 1).log_()
+        if keeps is not None:
+            gates[keeps].copy_(drawn)
         if writes is not None:
-            gates[writes].copy_(-gates[keeps])
+            gates[writes].copy_(-drawn)
     return layer
 
 
-def _keeping(layer: nn.Module) -> list[tuple[tuple[Tensor, ...], int, int | None]]:
-    found = [(gates, spec.forget, spec.input) for spec, gates in _gates(layer, "bias") if spec.forget is not None]
+def _keeping(layer: nn.Module) -> list[tuple[tuple[Tensor, ...], int | None, int | None]]:
+    declared = [(gates, spec.forget, spec.input) for spec, gates in _gates(layer, "bias")]
+    found = [one for one in declared if one[1:] != (None, None)]
     if not found:
         names = sorted({str(getattr(module, "program").name) for module in _cells(layer)}) or ["none"]  # noqa: B009 - any module
         raise ArgumentError(
