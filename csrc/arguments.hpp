@@ -28,6 +28,7 @@ struct Arguments {
   void* const* final;     // the final states, or their cotangents (null: zero) in a backward plan
   void* const* grad_initial;
   void* const* grad_parameters;  // null: not wanted
+  bool accumulate;               // adds to grad_parameters instead of setting them
 };
 
 enum class Split { automatic, rows, columns };

@@ -105,7 +105,8 @@ void backward(const Plan& plan, int item_size, long batch, long time, int thread
               long elapsed_batch_stride, long elapsed_time_stride, Address lengths, Address reset, Address tape,
               const nb::list& parameters, const nb::list& initial, const nb::list& grad_final, Address grad_x,
               long grad_x_batch_stride, long grad_x_time_stride, Address grad_elapsed, long grad_elapsed_batch_stride,
-              long grad_elapsed_time_stride, const nb::list& grad_initial, const nb::list& grad_parameters) {
+              long grad_elapsed_time_stride, const nb::list& grad_initial, const nb::list& grad_parameters,
+              bool accumulate) {
   if (plan.direction != Direction::backward) throw std::invalid_argument("backward of a forward plan");
   const Addresses parameter_list(parameters, plan.parameters.size(), "parameters", false);
   const Addresses initial_list(initial, plan.states.size(), "initial", batch == 0);
@@ -130,6 +131,7 @@ void backward(const Plan& plan, int item_size, long batch, long time, int thread
   call.final = grad_final_list.data();
   call.grad_initial = grad_initial_list.data();
   call.grad_parameters = grad_parameter_list.data();
+  call.accumulate = accumulate;
   if (plan.input_columns > 0) require(x, call, "x");
   if (plan.output_columns > 0) require(grad_y, call, "grad_y");
   run_released(plan, call);
@@ -187,7 +189,7 @@ NB_MODULE(_engine, m) {
            nb::arg("tape"), nb::arg("parameters"), nb::arg("initial"), nb::arg("grad_final"), nb::arg("grad_x"),
            nb::arg("grad_x_batch_stride"), nb::arg("grad_x_time_stride"), nb::arg("grad_elapsed"),
            nb::arg("grad_elapsed_batch_stride"), nb::arg("grad_elapsed_time_stride"), nb::arg("grad_initial"),
-           nb::arg("grad_parameters"));
+           nb::arg("grad_parameters"), nb::arg("accumulate") = false);
   m.def("lease", [](std::size_t size) {
     auto* lease = new recurra::Lease(size);
     const nb::capsule owner(lease, [](void* p) noexcept { delete static_cast<recurra::Lease*>(p); });

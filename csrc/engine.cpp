@@ -22,7 +22,7 @@ template <class T> class Runner {
 
   void run() {
     if (p_.use_packs) pack();
-    if (p_.backward()) gradients_.clear();
+    if (p_.backward() && !p_.call.accumulate) gradients_.clear();
     p_.barrier.wait(threads_);
     const long chunks = (p_.time + p_.chunk_steps - 1) / p_.chunk_steps;
     for (long i = 0; i < chunks; ++i) {

@@ -1,9 +1,9 @@
 """What torch sees: the op `recurra::scan`, its gradient `recurra::scan_backward`, and their registrations.
 
 The op takes a program as text, so that an exported graph holds all that it needs, and the values of the core
-parameters. Importing this module registers it. `keep_tape` keeps what the gradient reads; a call without it that is
-differentiated after all (an exported graph that is trained) runs again with it first. Where the engine cannot run,
-the op runs the reference.
+parameters. Importing this module registers it. `keep_tape` keeps what the gradient reads, `every` and `above` say how
+much of it (`recurra.ops.recompute`); a call without it that is differentiated after all (an exported graph that is
+trained) runs again with it first. Where the engine cannot run, the op runs the reference.
 
 Under autocast a recurrence runs in float32: rounding to half precision at every step would pile up.
 """
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recurra.errors import BackendUnavailable
-from recurra.ops import fallback, native
+from recurra.ops import fallback, native, segments
 from recurra.ops.native import Call, Columns
 from recurra.ops.select import static_reason, transform_reason
 from recurra.program import Program
@@ -31,12 +31,13 @@ _AUTOCAST_DEVICES = ("cpu", "cuda")
 _LIBRARY = torch.library.Library("recurra", "DEF")
 _LIBRARY.define(
     "scan(Tensor x, Tensor[] states, Tensor[] parameters, Tensor? lengths, Tensor? reset, Tensor? elapsed, "
-    "str program, bool keep_tape) -> (Tensor, Tensor[], Tensor)",
+    "str program, bool keep_tape, int every, int above) -> (Tensor, Tensor[], Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 _LIBRARY.define(
     "scan_backward(Tensor? grad_y, Tensor?[] grad_final, Tensor x, Tensor[] states, Tensor[] parameters, "
-    "Tensor? lengths, Tensor? reset, Tensor? elapsed, Tensor tape, str program, bool[] wanted) -> Tensor[]",
+    "Tensor? lengths, Tensor? reset, Tensor? elapsed, Tensor tape, str program, bool[] wanted, int every, "
+    "int above) -> Tensor[]",
     tags=torch.Tag.pt2_compliant_tag,
 )
 scan_op = torch.ops.recurra.scan.default
@@ -44,7 +45,7 @@ scan_backward_op = torch.ops.recurra.scan_backward.default
 
 
 @torch.library.impl("recurra::scan", "default", lib=_LIBRARY)
-def _scan(
+def _scan(  # noqa: PLR0913 - the schema of an op is flat
     x: Tensor,
     states: Sequence[Tensor],
     parameters: Sequence[Tensor],
@@ -53,6 +54,8 @@ def _scan(
     elapsed: Tensor | None,
     program: str,
     keep_tape: bool,
+    every: int,
+    above: int,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """The outputs, the final states and the tape. Raises ShapeError when the arguments do not fit the program."""
     if transform_reason():
@@ -62,7 +65,8 @@ def _scan(
             native.program_of(program), x, states, parameters, lengths=lengths, reset=reset, elapsed=elapsed
         )
         return y, list(final), x.new_empty((0,))
-    return native.forward(Call(program, x, states, parameters, lengths, reset, elapsed), keep_tape)
+    call = Call(program, x, states, parameters, lengths, reset, elapsed)
+    return segments.forward(call, every, above) if keep_tape else native.forward(*native.prepare(call, "infer"))
 
 
 @torch.library.impl("recurra::scan_backward", "default", lib=_LIBRARY)
@@ -78,17 +82,19 @@ def _scan_backward(  # noqa: PLR0913 - the schema of an op is flat
     tape: Tensor,
     program: str,
     wanted: Sequence[bool],
+    every: int,
+    above: int,
 ) -> list[Tensor]:
     """The cotangents of x, elapsed, the states and the parameters; an empty tensor where not wanted."""
     reason = static_reason(x.device.type, x.dtype)
     if reason:
         raise BackendUnavailable(f"recurra::scan_backward: {reason}")
     call = Call(program, x, states, parameters, lengths, reset, elapsed)
-    return native.backward(call, tape, grad_y, grad_final, wanted)
+    return segments.backward(call, tape, (grad_y, grad_final), wanted, every, above)
 
 
 @torch.library.register_fake("recurra::scan", lib=_LIBRARY)
-def _(
+def _(  # noqa: PLR0913 - the schema of an op is flat
     x: Tensor,
     states: Sequence[Tensor],
     parameters: Sequence[Tensor],
@@ -97,18 +103,22 @@ def _(
     elapsed: Tensor | None,
     program: str,
     keep_tape: bool,
+    every: int,
+    above: int,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    native.check(Call(program, x, states, parameters, lengths, reset, elapsed))
+    call = Call(program, x, states, parameters, lengths, reset, elapsed)
+    native.check(call)
     batch, time = x.shape[0], x.shape[1]
     # a plan is made for concrete widths; only batch and time stay symbolic
     columns = _concrete(native.columns_of(x, states, parameters))
     output_width = native.program_of(program).output_width
     output_columns = output_width.size(native.fitting_sizes(native.program_of(program), columns))
-    tape_columns = 0
+    kept = 0
     if keep_tape and not static_reason(x.device.type, x.dtype):
-        tape_columns = native.plan_of(program, "train", columns).tape_columns
+        plan = native.plan_of(program, "train", columns)
+        kept = segments.kept_size(plan, call, segments.segment_steps(plan, call, every, above))
     final = [s.new_empty(s.shape) for s in states]
-    return x.new_empty((batch, time, output_columns)), final, x.new_empty((batch * time * tape_columns,))
+    return x.new_empty((batch, time, output_columns)), final, x.new_empty((kept,))
 
 
 def _concrete(columns: Columns) -> Columns:
@@ -129,6 +139,8 @@ def _(  # noqa: PLR0913 - the schema of an op is flat
     tape: Tensor,
     program: str,
     wanted: Sequence[bool],
+    every: int,
+    above: int,
 ) -> list[Tensor]:
     values = (x, elapsed, *states, *parameters)
     return [
@@ -138,9 +150,10 @@ def _(  # noqa: PLR0913 - the schema of an op is flat
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], Tensor]) -> None:
-    x, states, parameters, lengths, reset, elapsed, program, keep_tape = inputs
+    x, states, parameters, lengths, reset, elapsed, program, keep_tape, every, above = inputs
     tape = output[2]
     ctx.program, ctx.keep_tape, ctx.state_count = program, keep_tape, len(states)
+    ctx.recomputation = every, above
     ctx.save_for_backward(x, elapsed, lengths, reset, tape, *states, *parameters)
     ctx.mark_non_differentiable(tape)
     ctx.set_materialize_grads(False)
@@ -166,11 +179,12 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_final: Sequence[Tensor | Non
     else:
         arguments = x, states, parameters, lengths, reset, elapsed
         if not ctx.keep_tape:
-            tape = scan_op(*arguments, ctx.program, True)[2]
-        found = scan_backward_op(grad_y, list(grad_final), *arguments, tape, ctx.program, wanted)
+            tape = scan_op(*arguments, ctx.program, True, *ctx.recomputation)[2]
+        found = scan_backward_op(grad_y, list(grad_final), *arguments, tape, ctx.program, wanted, *ctx.recomputation)
         gradients = [g if want else None for g, want in zip(found, wanted, strict=True)]
     grad_states = list(gradients[2 : 2 + state_count])
-    return gradients[0], grad_states, list(gradients[2 + state_count :]), None, None, gradients[1], None, None
+    grad_parameters = list(gradients[2 + state_count :])
+    return gradients[0], grad_states, grad_parameters, None, None, gradients[1], None, None, None, None
 
 
 def _is_batched(gradient: Tensor | None) -> bool:

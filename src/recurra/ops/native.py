@@ -136,7 +136,8 @@ def _addresses(values: Sequence[Tensor | None]) -> list[int]:
     return [0 if v is None else v.data_ptr() for v in values]
 
 
-def _new_tape(x: Tensor, count: int) -> Tensor:
+def new_tape(x: Tensor, count: int) -> Tensor:
+    """Room for a tape of so many elements, like x."""
     size = count * DTYPES[x.dtype]
     # a small one comes cheaper from torch; and torch is to fill it where it fills uninitialised memory
     if size < _LEAST_LEASE or torch.are_deterministic_algorithms_enabled():
@@ -144,66 +145,112 @@ def _new_tape(x: Tensor, count: int) -> Tensor:
     return torch.from_numpy(engine.lease(size)).view(x.dtype)
 
 
-def forward(call: Call, keep_tape: bool) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The outputs, the final states, and the tape that the backward pass reads (empty unless kept)."""
-    check(call)
-    direction = "train" if keep_tape else "infer"
-    plan = plan_of(call.program, direction, columns_of(call.x, call.states, call.core))
-    _, x, states, core, lengths, reset, elapsed = _readable(call)
-    batch, time = x.shape[0], x.shape[1]
-    y = x.new_empty((batch, time, plan.output_columns))
-    final = [torch.empty_like(s) for s in states]
-    tape = _new_tape(x, batch * time * plan.tape_columns)
-    plan.forward(
-        DTYPES[x.dtype], batch, time, torch.get_num_threads(),
-        *_strided(x), *_strided(y), *_strided(elapsed),
-        _address(lengths), _address(reset), tape.data_ptr(),
-        _addresses(core), _addresses(states), _addresses(final),
-    )  # fmt: skip
+def forward(plan: Any, call: Call) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The outputs, the final states, and the tape that a train plan keeps, of a call that `prepare` returned."""
+    y, final = new_results(plan, call)
+    tape = new_tape(call.x, y.shape[0] * y.shape[1] * plan.tape_columns)
+    run_forward(plan, call, y, final, tape)
     return y, final, tape
 
 
 def backward(
-    call: Call, tape: Tensor, grad_y: Tensor | None, grad_final: Sequence[Tensor | None], wanted: Sequence[bool]
+    plan: Any,
+    call: Call,
+    tape: Tensor,
+    grad_y: Tensor | None,
+    grad_final: Sequence[Tensor | None],
+    wanted: Sequence[bool],
 ) -> list[Tensor]:
     """The cotangents of x, elapsed, each state and each core parameter, in this order; empty where not wanted."""
+    tape_size = call.x.shape[0] * call.x.shape[1] * plan.tape_columns
+    grad_y = check_cotangents(plan, call, (tape, tape_size), grad_y, grad_final)
+    gradients = Gradients.new(call, wanted)
+    run_backward(plan, call, tape, grad_y, grad_final, gradients)
+    return gradients.flat(call.x)
+
+
+def prepare(call: Call, direction: str) -> tuple[Any, Call]:
+    """The plan of a call, and the call laid out as the engine reads it. Raises as `check` does."""
     check(call)
-    plan = plan_of(call.program, "backward", columns_of(call.x, call.states, call.core))
-    _check_cotangents(plan, call, tape, grad_y, grad_final)
-    _, x, states, core, lengths, reset, elapsed = _readable(call)
-    batch, time = x.shape[0], x.shape[1]
-    if grad_y is None:
-        # one row of zeros, read again for every step
-        grad_y = x.new_zeros(plan.output_columns)
-        strides = (0, 0)
-    else:
-        grad_y = _with_unit_columns(grad_y)
-        strides = grad_y.stride()[:2]
-    grad_final = [None if g is None else g.contiguous() for g in grad_final]
-    values = (x, elapsed, *states, *core)
-    taken = [
-        torch.empty(v.shape, dtype=x.dtype) if want and v is not None else None
-        for v, want in zip(values, wanted, strict=True)
-    ]
-    first = 2 + len(states)
-    plan.backward(
-        DTYPES[x.dtype], batch, time, torch.get_num_threads(),
-        *_strided(x), grad_y.data_ptr(), *strides, *_strided(elapsed),
-        _address(lengths), _address(reset), tape.data_ptr(),
-        _addresses(core), _addresses(states), _addresses(grad_final),
-        *_strided(taken[0]), *_strided(taken[1]), _addresses(taken[2:first]), _addresses(taken[first:]),
+    return plan_of(call.program, direction, columns_of(call.x, call.states, call.core)), _readable(call)
+
+
+def new_results(plan: Any, call: Call) -> tuple[Tensor, list[Tensor]]:
+    """Room for the outputs and the final states."""
+    y = call.x.new_empty((call.x.shape[0], call.x.shape[1], plan.output_columns))
+    return y, [torch.empty_like(s) for s in call.states]
+
+
+class Gradients(NamedTuple):
+    """Where cotangents are written; None for what is not wanted."""
+
+    x: Tensor | None
+    elapsed: Tensor | None
+    states: Sequence[Tensor | None]
+    core: Sequence[Tensor | None]
+
+    @classmethod
+    def new(cls, call: Call, wanted: Sequence[bool]) -> Gradients:
+        """Room for the wanted ones, in the order x, elapsed, states, core parameters."""
+        x, elapsed, *rest = [
+            torch.empty(v.shape, dtype=call.x.dtype) if want and v is not None else None
+            for v, want in zip((call.x, call.elapsed, *call.states, *call.core), wanted, strict=True)
+        ]
+        return cls(x, elapsed, rest[: len(call.states)], rest[len(call.states) :])
+
+    def flat(self, x: Tensor) -> list[Tensor]:
+        """All of them in that order, an empty tensor where not wanted."""
+        every = (self.x, self.elapsed, *self.states, *self.core)
+        return [x.new_empty((0,)) if gradient is None else gradient for gradient in every]
+
+
+def run_forward(plan: Any, call: Call, y: Tensor, final: Sequence[Tensor], tape: Tensor) -> None:
+    """Runs an infer or a train plan over a call that `prepare` returned, or over a part of its steps."""
+    plan.forward(
+        DTYPES[call.x.dtype], call.x.shape[0], call.x.shape[1], torch.get_num_threads(),
+        *_strided(call.x), *_strided(y), *_strided(call.elapsed),
+        _address(call.lengths), _address(call.reset), tape.data_ptr(),
+        _addresses(call.core), _addresses(call.states), _addresses(final),
     )  # fmt: skip
-    return [x.new_empty((0,)) if gradient is None else gradient for gradient in taken]
 
 
-def _check_cotangents(
-    plan: Any, call: Call, tape: Tensor, grad_y: Tensor | None, grad_final: Sequence[Tensor | None]
+def run_backward(
+    plan: Any,
+    call: Call,
+    tape: Tensor,
+    grad_y: Tensor,
+    grad_final: Sequence[Tensor | None],
+    gradients: Gradients,
+    accumulate: bool = False,
 ) -> None:
-    x, rows = call.x, call.x.shape[0] * call.x.shape[1]
-    if tape.numel() != rows * plan.tape_columns or tape.dtype is not x.dtype or not tape.is_contiguous():
-        raise ShapeError(
-            f"the tape is {tape.dtype} of {tape.numel()} elements", expected=f"{x.dtype}, {rows * plan.tape_columns}"
-        )
-    _check_rows("the cotangent of y", grad_y, (x.shape[0], x.shape[1], plan.output_columns), x, x.dtype)
+    """Runs a backward plan; `accumulate` adds to the gradients of core parameters instead of setting them."""
+    grad_final = [None if g is None else g.contiguous() for g in grad_final]
+    plan.backward(
+        DTYPES[call.x.dtype], call.x.shape[0], call.x.shape[1], torch.get_num_threads(),
+        *_strided(call.x), *_strided(grad_y), *_strided(call.elapsed),
+        _address(call.lengths), _address(call.reset), tape.data_ptr(),
+        _addresses(call.core), _addresses(call.states), _addresses(grad_final),
+        *_strided(gradients.x), *_strided(gradients.elapsed), _addresses(gradients.states), _addresses(gradients.core),
+        accumulate,
+    )  # fmt: skip
+
+
+def check_cotangents(
+    plan: Any,
+    call: Call,
+    tape_and_size: tuple[Tensor, int],
+    grad_y: Tensor | None,
+    grad_final: Sequence[Tensor | None],
+) -> Tensor:
+    """The cotangent of y as the engine reads it. Raises ShapeError unless the tape and the cotangents fit the call."""
+    x, (tape, size) = call.x, tape_and_size
+    if tape.numel() != size or tape.dtype is not x.dtype or not tape.is_contiguous():
+        raise ShapeError(f"the tape is {tape.dtype} of {tape.numel()} elements", expected=f"{x.dtype}, {size}")
+    shape = (x.shape[0], x.shape[1], plan.output_columns)
+    _check_rows("the cotangent of y", grad_y, shape, x, x.dtype)
     for gradient, state in zip(grad_final, call.states, strict=True):
         _check_rows("the cotangent of a final state", gradient, tuple(state.shape), x, x.dtype)
+    if grad_y is None:
+        # one row of zeros, read again for every step
+        return x.new_zeros(plan.output_columns).expand(shape)
+    return _with_unit_columns(grad_y)

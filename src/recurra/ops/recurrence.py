@@ -10,6 +10,7 @@ from torch import Tensor
 from recurra.ops import fallback, reference
 from recurra.ops.arguments import check_lengths, check_scan, check_step, check_tensors
 from recurra.ops.autograd import scan_op
+from recurra.ops.segments import Recomputation
 from recurra.ops.select import reference_reason, transform_reason
 from recurra.ops.stepping import prepare, quick_step
 from recurra.ops.tracing import constant_while_tracing
@@ -70,7 +71,8 @@ def scan(
     keep_tape = (
         torch.is_grad_enabled() and not torch.compiler.is_exporting() and _any_requires_grad(x, states, core, elapsed)
     )
-    y, final, _ = scan_op(x, list(states), core, lengths, reset, elapsed, text, keep_tape)
+    rows = lengths, reset, elapsed
+    y, final, _ = scan_op(x, list(states), core, *rows, text, keep_tape, Recomputation.every, Recomputation.above)
     return y, tuple(final[:kept])
 
 

@@ -19,6 +19,7 @@ from torch.autograd import forward_ad
 from recurra import engine
 from recurra.errors import ArgumentError, BackendUnavailable
 from recurra.ops.native import DTYPES
+from recurra.ops.segments import describe
 from recurra.ops.tracing import constant_while_tracing
 
 _CHOICES = ("auto", "native", "reference")
@@ -126,6 +127,7 @@ class Backends:
     available_isas: tuple[str, ...]
     threads: int
     choice: str
+    memory: str
     routes: tuple[Route, ...]
 
     def __str__(self) -> str:
@@ -144,7 +146,7 @@ class Backends:
         )
         if self.choice != "reference":
             lines.append("linear cells run by a parallel scan in torch wherever the reference is named")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"memory: {self.memory}"])
 
 
 def backends() -> Backends:
@@ -166,5 +168,6 @@ def backends() -> Backends:
         available_isas=tuple(engine.available_isas()) if there else (),
         threads=torch.get_num_threads(),
         choice=Choice.name,
+        memory=describe(),
         routes=tuple(routes),
     )
