@@ -24,7 +24,7 @@ MOST_TAPE = 256 << 20
 
 _UNLIMITED = 1 << 62
 # Every segment packs the weights again, which is lost in the work of so many rows; and the engine's chunks divide it.
-_LEAST_ROWS = 2048
+_LEAST_ROWS = 8192
 
 
 class Recomputation:
@@ -39,7 +39,7 @@ def recompute(*, every: int | None = None, above: float = 0) -> Iterator[None]:
     """Within it, every scan of the process whose tape would take more than `above` bytes is recomputed.
 
     every: steps between the states that are kept. Left out, it is a power of two near the square root of the number of
-    steps, weighted by the columns of the tape against those of the states, and of 2,048 rows (steps times batch) or
+    steps, weighted by the columns of the tape against those of the states, and of 8,192 rows (steps times batch) or
     more. `above=math.inf` recomputes nothing. Outside of this context it is `above=MOST_TAPE`, 256 MiB. The forward
     pass decides, and a function compiled by torch.compile keeps what held when it was traced.
 
