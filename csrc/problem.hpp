@@ -115,11 +115,11 @@ template <class T> struct Problem {
   }
 
   // By shape alone, for the gradients of weights are summed chunk by chunk. They are read and written once a chunk, which
-  // is worth its while from some hundred rows on. Backwards it is a power of two of at most 2,048 rows (or one step): a
-  // segment that is computed again (ops/segments.py) begins at a multiple of it, and so the sums are the same to the bit.
+  // is worth its while from some hundred rows on. Backwards it is a power of two: where a segment that is computed again
+  // (ops/segments.py) begins at a multiple of it, the sums are the same to the bit.
   void choose_chunk() {
-    constexpr long gradient_rows = 256;
-    const long bytes = backward() ? 1 << 20 : 512 << 10, most_rows = backward() ? 2048 : 4096, rows = larger(batch, 1);
+    constexpr long most_rows = 4096, gradient_rows = 256;
+    const long bytes = backward() ? 1 << 20 : 512 << 10, rows = larger(batch, 1);
     const long step_bytes = product_of(rows, larger(chunk_columns(), 1) * static_cast<long>(sizeof(T)));
     const long most = larger(1, smaller(bytes / step_bytes, most_rows / rows));
     if (backward())

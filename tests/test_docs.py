@@ -18,6 +18,7 @@ PAGES = (
     "docs/transforms.md",
     "docs/from-torch.md",
     "docs/reservoir.md",
+    "docs/long-sequences.md",
     "docs/memories.md",
     "docs/attention.md",
     "README.md",

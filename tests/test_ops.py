@@ -14,10 +14,12 @@ import problems
 from problems import PROGRAMS, check_close, check_equal, make, run, run_reference
 from recurra import engine, ops
 from recurra.errors import BackendUnavailable
-from recurra.ops import native, reference
+from recurra.ops import native, reference, segments
 from recurra.ops.autograd import scan_backward_op, scan_op
 
 pytestmark = pytest.mark.skipif(bool(engine.missing()), reason="needs the engine")
+
+RULE = (segments.AUTOMATIC, segments.MOST_TAPE)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -105,12 +107,12 @@ def test_the_ops_keep_torchs_contract(name: str, keep_tape: bool):
     p = make(PROGRAMS[name], (3, 4, 2, 5), torch.float32, lengths=not keep_tape, reset=True).with_leaves()
     rows = (p.lengths, p.reset, p.elapsed)
     core = [c.detach().requires_grad_() for c in reference.core_values(p.program, p.parameters)]
-    torch.library.opcheck(scan_op, (p.x, list(p.states), core, *rows, p.program.json, keep_tape))
+    torch.library.opcheck(scan_op, (p.x, list(p.states), core, *rows, p.program.json, keep_tape, *RULE))
     if keep_tape:
         with torch.no_grad():
-            y, final, tape = scan_op(p.x, list(p.states), core, *rows, p.program.json, True)
+            y, final, tape = scan_op(p.x, list(p.states), core, *rows, p.program.json, True, *RULE)
             wanted = [True] * (2 + len(p.states) + len(core))
-            arguments = (y, final, p.x, list(p.states), core, *rows, tape, p.program.json, wanted)
+            arguments = (y, final, p.x, list(p.states), core, *rows, tape, p.program.json, wanted, *RULE)
             torch.library.opcheck(scan_backward_op, arguments)
 
 
@@ -119,7 +121,7 @@ def test_a_call_without_tape_can_still_be_differentiated():
     arguments = (p.x, list(p.states), list(p.parameters), p.lengths, None, None, p.program.json)
     found = []
     for keep_tape in (True, False):
-        y, final, tape = torch.ops.recurra.scan(*arguments, keep_tape)
+        y, final, tape = torch.ops.recurra.scan(*arguments, keep_tape, *RULE)
         assert bool(tape.numel()) == keep_tape
         found.append(torch.autograd.grad(y.sin().sum() + final[1].cos().sum(), p.differentiable))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -282,7 +284,7 @@ class TestTransforms:
         core = reference.core_values(p.program, p.parameters)
 
         def bare(x: Tensor) -> Tensor:
-            return torch.ops.recurra.scan(x, list(p.states), core, None, None, None, p.program.json, False)[0]
+            return torch.ops.recurra.scan(x, list(p.states), core, None, None, None, p.program.json, False, *RULE)[0]
 
         with pytest.raises(BackendUnavailable, match=r"recurra\.ops\.scan"):
             torch.func.jvp(bare, (p.x,), (p.x,))
@@ -313,7 +315,9 @@ def test_under_autocast_it_runs_in_float32(dtype: torch.dtype):
             mixed, _ = ops.scan(p.program, linear(p.x), p.states, p.parameters)
             assert mixed.dtype == torch.float32
             core = reference.core_values(p.program, p.parameters)
-            direct = torch.ops.recurra.scan(linear(p.x), list(p.states), core, None, None, None, p.program.json, False)
+            direct = torch.ops.recurra.scan(
+                linear(p.x), list(p.states), core, None, None, None, p.program.json, False, *RULE
+            )
             assert torch.equal(direct[0], mixed)
     assert y.dtype == h.dtype == dtype
     assert torch.equal(y, expected)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from recurra.errors import ArgumentError
@@ -88,7 +89,9 @@ def segment_steps(plan: Any, call: Call, every: int, above: int) -> int:
 def kept_size(plan: Any, call: Call, steps: int) -> int:
     """The elements that a call keeps for its backward pass."""
     batch, time = call.x.shape[0], call.x.shape[1]
-    return time // steps * batch * sum(plan.state_columns) if steps else batch * time * plan.tape_columns
+    if not steps:
+        return batch * time * plan.tape_columns
+    return (torch.sym_max(time // steps, 1) - 1) * batch * sum(plan.state_columns)
 
 
 def forward(call: Call, every: int, above: int) -> tuple[Tensor, list[Tensor], Tensor]:
@@ -152,8 +155,8 @@ def _parts(time: int, steps: int) -> list[tuple[int, int]]:
 
 
 def _borders(kept: Tensor, call: Call, steps: int) -> list[list[Tensor]]:
-    """The states after each whole segment, as views of what is kept."""
-    count, batch = call.x.shape[1] // steps, call.x.shape[0]
+    """The states after each segment but the last, as views of what is kept."""
+    count, batch = len(_parts(call.x.shape[1], steps)) - 1, call.x.shape[0]
     columns = [s.shape[1] for s in call.states]
     fields = kept.split([count * batch * c for c in columns])
     views = [f.view(count, batch, c) for f, c in zip(fields, columns, strict=True)]
