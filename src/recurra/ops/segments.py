@@ -91,7 +91,9 @@ def kept_size(plan: Any, call: Call, steps: int) -> int:
     batch, time = call.x.shape[0], call.x.shape[1]
     if not steps:
         return batch * time * plan.tape_columns
-    return (torch.sym_max(time // steps, 1) - 1) * batch * sum(plan.state_columns)
+    # sym_max: a compiled graph holds for any number of borders
+    borders: Any = torch.sym_max(time // steps, 1) - 1
+    return borders * batch * sum(plan.state_columns)
 
 
 def forward(call: Call, every: int, above: int) -> tuple[Tensor, list[Tensor], Tensor]:
