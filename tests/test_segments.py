@@ -14,7 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import layers
 import recurra
 from problems import PROGRAMS, Problem, check_close, check_equal, make, run, run_reference
-from recurra import engine, ops
+from recurra import cells, engine, ops
 from recurra.errors import ArgumentError, ShapeError
 from recurra.ops import native, reference, segments
 from recurra.ops.autograd import scan_backward_op, scan_op
@@ -282,3 +282,23 @@ def test_compiles_and_a_graph_with_given_steps_holds_for_any_batch_and_time(ever
     # automatic steps follow from the batch: there another one may need another graph
     assert every is None or frames[0] == frames[-1]
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_what_is_computed_again_draws_the_same_masks(cell: str):
+    # seed and count are states, and so they are kept at the borders; 128 steps a segment
+    layer = recurra.nn.Recurrent(cells.recurrent_dropout(cells.zoneout(cell, 0.3), 0.4), 2, 3).train()
+    x, reset = torch.randn(64, 300, 2), torch.rand(64, 300) < 0.01
+
+    def results() -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        leaf = x.clone().requires_grad_()
+        y, _ = layer(leaf, reset=reset)
+        found = torch.autograd.grad(y.sin().sum(), [leaf, *layer.parameters()])
+        return {"y": y.detach()} | {str(k): g for k, g in enumerate(found)}
+
+    whole = results()
+    with ops.recompute():
+        check_equal(results(), whole)
+    torch.manual_seed(2)
+    assert not torch.equal(layer(x, reset=reset)[0], whole["y"])
