@@ -326,20 +326,42 @@ def test_under_autocast_it_runs_in_float32(dtype: torch.dtype):
     assert all(t.grad is not None and t.grad.dtype == dtype for t in p.differentiable)
 
 
+class Watch(TorchDispatchMode):
+    """Notes the names of the ops that pass torch's dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 def test_modes_of_torch_see_the_op():
-    seen = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            seen.append(str(func))
-            return func(*args, **(kwargs or {}))
-
     p = make(PROGRAMS["gru"])
     with torch.no_grad():
         ops.step(p.program, p.x[:, 0], p.states, p.parameters)
-        with Watch():
+        with Watch() as watch:
             ops.step(p.program, p.x[:, 0], p.states, p.parameters)
-    assert "recurra.scan.default" in seen
+    assert "recurra.scan.default" in watch.seen
+
+
+def test_what_goes_past_the_dispatcher_is_the_op_to_the_bit():
+    p = make(PROGRAMS["lstm"], lengths=True, reset=True)
+    expected = run(ops.scan, p)
+    with Watch() as watch:
+        got = run(ops.scan, p)
+    assert {"recurra.scan.default", "recurra.scan_backward.default"} <= set(watch.seen)
+    check_equal(got, expected)
+
+
+def test_a_mode_around_the_backward_pass_alone_sees_its_op():
+    p = make(PROGRAMS["gru"]).with_leaves()
+    y, _ = ops.scan(p.program, p.x, p.states, p.parameters)
+    with Watch() as watch:
+        y.sum().backward()
+    assert "recurra.scan_backward.default" in watch.seen
 
 
 def test_a_plan_is_made_once(monkeypatch: pytest.MonkeyPatch):

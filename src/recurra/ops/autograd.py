@@ -6,6 +6,8 @@ much of it (`recurra.ops.recompute`); a call without it that is differentiated a
 trained) runs again with it first. Where the engine cannot run, the op runs the reference.
 
 Under autocast a recurrence runs in float32: rounding to half precision at every step would pile up.
+
+Where nothing in torch watches, `scan` goes past its dispatcher, which would take longer than a short scan.
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ from recurra.errors import BackendUnavailable
 from recurra.ops import fallback, native, segments
 from recurra.ops.native import Call, Columns
 from recurra.ops.select import static_reason, transform_reason
+from recurra.ops.tracing import is_watched
 from recurra.program import Program
+
+Result = tuple[Tensor, Sequence[Tensor]]
 
 # torch.autograd.grad(is_grads_batched=True) still runs on the vmap that came before torch.func
 _BATCHED = torch._C._dispatch_key_parse("Batched")
@@ -67,6 +72,19 @@ def _scan(  # noqa: PLR0913 - the schema of an op is flat
         return y, list(final), x.new_empty((0,))
     call = Call(program, x, states, parameters, lengths, reset, elapsed)
     return segments.forward(call, every, above) if keep_tape else native.forward(*native.prepare(call, "infer"))
+
+
+def scan(call: Call, keep_tape: bool, every: int, above: int) -> Result:
+    """The op without its tape; what keeps one is differentiable. The engine must be able to run the call."""
+    _, x, states, core, *rows = call
+    if torch.compiler.is_compiling() or is_watched((x, *rows, *states, *core)):
+        y, final, _ = scan_op(x, list(states), core, *rows, call.program, keep_tape, every, above)
+        return y, final
+    if not keep_tape:
+        y, final, _ = native.forward(*native.prepare(call, "infer"))
+        return y, final
+    y, *final = _Scan.apply(call.program, len(states), (every, above), x, rows[2], rows[0], rows[1], *states, *core)
+    return y, final
 
 
 @torch.library.impl("recurra::scan_backward", "default", lib=_LIBRARY)
@@ -160,31 +178,68 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list
 
 
 def _backward(ctx: Any, grad_y: Tensor | None, grad_final: Sequence[Tensor | None], _: None) -> tuple[Any, ...]:
+    needed, state_count = ctx.needs_input_grad, ctx.state_count
+    gradients = _cotangents(ctx, grad_y, grad_final, [needed[0], needed[5], *needed[1], *needed[2]])
+    grad_states = gradients[2 : 2 + state_count]
+    grad_parameters = gradients[2 + state_count :]
+    return gradients[0], grad_states, grad_parameters, None, None, gradients[1], None, None, None, None
+
+
+class _Scan(torch.autograd.Function):
+    """The op with its tape, past the dispatcher."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        program: str,
+        state_count: int,
+        recomputation: tuple[int, int],
+        x: Tensor,
+        elapsed: Tensor | None,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+        *values: Tensor,
+    ) -> tuple[Tensor, ...]:
+        call = Call(program, x, values[:state_count], values[state_count:], lengths, reset, elapsed)
+        y, final, tape = segments.forward(call, *recomputation)
+        ctx.program, ctx.keep_tape, ctx.state_count, ctx.recomputation = program, True, state_count, recomputation
+        ctx.save_for_backward(x, elapsed, lengths, reset, tape, *values)
+        ctx.set_materialize_grads(False)
+        return y, *final
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, *grad_final: Tensor | None) -> tuple[Any, ...]:
+        needed = ctx.needs_input_grad
+        gradients = _cotangents(ctx, grad_y, grad_final, [needed[3], needed[4], *needed[7:]])
+        return None, None, None, gradients[0], gradients[1], None, None, *gradients[2:]
+
+
+def _cotangents(
+    ctx: Any, grad_y: Tensor | None, grad_final: Sequence[Tensor | None], wanted: list[bool]
+) -> list[Tensor | None]:
+    """Those of x, elapsed, the states and the parameters, of what a forward pass saved; None where not wanted."""
     x, elapsed, lengths, reset, tape, *values = ctx.saved_tensors
-    state_count = ctx.state_count
-    states, parameters = values[:state_count], values[state_count:]
-    needed = ctx.needs_input_grad
-    wanted = [needed[0], needed[5], *needed[1], *needed[2]]
+    states, parameters = values[: ctx.state_count], values[ctx.state_count :]
     # a gradient that is itself differentiated or batched comes from operations that torch can differentiate and batch
     if (
         torch.is_grad_enabled()
         or transform_reason()
-        or any(_is_batched(g) for g in (grad_y, *grad_final))
+        or any([_is_batched(g) for g in (grad_y, *grad_final)])
         or static_reason(x.device.type, x.dtype)
     ):
         program = native.program_of(ctx.program)
-        gradients = _reference_gradients(
-            program, (x, elapsed, *values), state_count, (lengths, reset), (grad_y, *grad_final), wanted
+        return _reference_gradients(
+            program, (x, elapsed, *values), len(states), (lengths, reset), (grad_y, *grad_final), wanted
         )
-    else:
-        arguments = x, states, parameters, lengths, reset, elapsed
-        if not ctx.keep_tape:
-            tape = scan_op(*arguments, ctx.program, True, *ctx.recomputation)[2]
+    arguments = x, states, parameters, lengths, reset, elapsed
+    if not ctx.keep_tape:
+        tape = scan_op(*arguments, ctx.program, True, *ctx.recomputation)[2]
+    if torch.compiler.is_compiling() or is_watched((x, *values, grad_y, *grad_final)):
         found = scan_backward_op(grad_y, list(grad_final), *arguments, tape, ctx.program, wanted, *ctx.recomputation)
-        gradients = [g if want else None for g, want in zip(found, wanted, strict=True)]
-    grad_states = list(gradients[2 : 2 + state_count])
-    grad_parameters = list(gradients[2 + state_count :])
-    return gradients[0], grad_states, grad_parameters, None, None, gradients[1], None, None, None, None
+    else:
+        call = Call(ctx.program, *arguments)
+        found = segments.backward(call, tape, (grad_y, grad_final), wanted, *ctx.recomputation)
+    return [g if want else None for g, want in zip(found, wanted, strict=True)]
 
 
 def _is_batched(gradient: Tensor | None) -> bool:

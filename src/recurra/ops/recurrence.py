@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from recurra.ops import fallback, reference
+from recurra.ops import autograd, fallback, reference
 from recurra.ops.arguments import check_lengths, check_scan, check_step, check_tensors
-from recurra.ops.autograd import scan_op
+from recurra.ops.native import Call
 from recurra.ops.segments import Recomputation
 from recurra.ops.select import reference_reason, transform_reason
 from recurra.ops.stepping import prepare, quick_step
@@ -71,8 +71,8 @@ def scan(
     keep_tape = (
         torch.is_grad_enabled() and not torch.compiler.is_exporting() and _any_requires_grad(x, states, core, elapsed)
     )
-    rows = lengths, reset, elapsed
-    y, final, _ = scan_op(x, list(states), core, *rows, text, keep_tape, Recomputation.every, Recomputation.above)
+    call = Call(text, x, states, core, lengths, reset, elapsed)
+    y, final = autograd.scan(call, keep_tape, Recomputation.every, Recomputation.above)
     return y, tuple(final[:kept])
 
 

@@ -1,9 +1,23 @@
-"""What torch.compile and torch.export see while they trace."""
+"""What watches a call of torch: torch.compile and torch.export while they trace, modes, and subclasses of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+import torch
+from torch import Tensor
+
+# looked up once: an attribute of a module costs as much as the call
+_dispatch_modes, _tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_watched(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a call with these tensors has to go through torch's dispatcher, for something there is to see it."""
+    if _dispatch_modes() or _tracing_state() is not None:
+        return True
+    return any([t is not None and type(t) not in _PLAIN for t in tensors])
 
 
 def constant_while_tracing(function: Callable[..., Any]) -> Callable[..., Any]:
