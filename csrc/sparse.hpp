@@ -46,7 +46,7 @@ template <class T> struct Sparse {
       const long last = m.start[i + 1];
       for (; at + chains <= last; at += chains)
 #pragma GCC unroll 4
-        for (long s = 0; s < chains; ++s) sum[s] += m.value[at + s] * a[m.column[at + s]];
+        for (long s = 0; s < chains; ++s) sum[s] += m.value[at + s] * in_register(a[m.column[at + s]]);
       for (long s = 0; at < last; ++at, ++s) sum[s] += m.value[at] * a[m.column[at]];
       c[i] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     }

@@ -116,13 +116,18 @@ template <class T> RECURRA_INLINE Vec<T> copysign_(Vec<T> magnitude, Vec<T> sign
   return from_bits<T>((bits_of(magnitude) & ~mask) | (bits_of(sign) & mask));
 }
 
-// Keeps v in a register where the compiler would rather load it again for each use.
-template <class T> RECURRA_INLINE Vec<T> in_register(Vec<T> v) {
+// Keeps v, a vector or a number, in a register where the compiler would rather load it again for each use, or make
+// vectors of numbers one by one.
+template <class T> RECURRA_INLINE T in_register(T v) {
 #if defined(__SSE2__)
-  asm("" : "+v"(v.raw));
+  asm("" : "+v"(v));
 #elif defined(__aarch64__)
-  asm("" : "+w"(v.raw));
+  asm("" : "+w"(v));
 #endif
+  return v;
+}
+template <class T> RECURRA_INLINE Vec<T> in_register(Vec<T> v) {
+  v.raw = in_register(v.raw);
   return v;
 }
 

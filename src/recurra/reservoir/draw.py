@@ -65,7 +65,7 @@ class Reservoir:
 
     def layer(self, input_size: int, *, dtype: torch.dtype = torch.float64) -> Recurrent:
         """The reservoir as a layer: the cell `esn`, its weights drawn and fixed."""
-        layer = Recurrent(esn(leak=float(self.leak)), input_size, int(self.units)).to(dtype)
+        layer = Recurrent(esn(leak=float(self.leak), density=float(self.density)), input_size, int(self.units)).to(dtype)
         generator = np.random.default_rng(self.seed)
         drawn = {
             "W": self._recurrent(generator),
@@ -75,7 +75,7 @@ class Reservoir:
         with torch.no_grad():
             for name, values in drawn.items():
                 getattr(layer, name).copy_(torch.from_numpy(values))
-        return layer.requires_grad_(False).eval()
+        return layer.eval()
 
     def _recurrent(self, generator: np.random.Generator) -> Matrix:
         units = self.units
