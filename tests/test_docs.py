@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from house import ROOT, needs_source_tree
+from recurra import backends
 
 pytestmark = needs_source_tree
 
@@ -48,6 +49,13 @@ def run(page: str) -> dict[str, object]:
             assert following[0] == "text", f"{page}:{line} prints, but no text block follows"
             assert printed.getvalue() == following[1], f"{page}:{line} prints something else than the page says"
     return namespace
+
+
+@pytest.mark.parametrize("page", ["README.md", "README.ja.md"])
+def test_the_backends_that_are_shown_are_printed(page: str):
+    shown = next(code for _, code, _ in blocks(page) if code.startswith("engine: "))
+    printed = str(backends()).splitlines()
+    assert not backends().engine or shown.splitlines()[1:] == printed[1:]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -38,7 +38,8 @@ def check(layer: nn.Layer, step: Step) -> None:
 
 
 def values_of(layer: nn.Layer) -> Values:
-    return {name: parameter.detach() for name, parameter in layer.named_parameters()}
+    # fixed parameters are buffers
+    return dict(layer.state_dict())
 
 
 # torch.nn

@@ -497,7 +497,25 @@ def test_autocast_takes_single_and_half_precision():
     x, state = torch.randn(2, 5, 4), GRU.initial_state(2)
     with torch.autocast("cpu", torch.bfloat16):
         y, _ = GRU(x.bfloat16(), state)
+        y_t, after = GRU.step(x[:, 0].bfloat16(), state)
+        again, _ = GRU.step(x[:, 1].bfloat16(), after)
+    assert y_t.dtype == after.h.dtype == torch.float32
+    torch.testing.assert_close(torch.stack([y_t, again], 1), y[:, :2])
     torch.testing.assert_close(y.float(), GRU(x, state)[0], rtol=0, atol=2e-2)
+
+
+def test_sparse_tensors_are_refused_by_name():
+    x, state = torch.randn(2, 5, 4), GRU.initial_state(2)
+    for call in (
+        lambda: GRU(x.to_sparse()),
+        lambda: GRU.step(x[:, 0].to_sparse(), state),
+        lambda: GRU(x, type(state)(state.h.to_sparse())),
+        lambda: nn.MatrixLSTM(4, 4)(x.to_sparse()),
+    ):
+        with pytest.raises(ShapeError, match=r"layout torch.sparse_coo.*\.to_dense\(\)"):
+            call()
+    with pytest.raises(ShapeError, match=r"\.to_dense\(\)"):
+        ops.scan(GRU.program, x.to_sparse(), tuple(state), list(GRU.parameters()))
 
 
 def test_compiled_wrappers_equal_eager_ones():

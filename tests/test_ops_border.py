@@ -360,6 +360,18 @@ class TestSteps:
             for p in given:
                 self.check(p)
 
+    def test_with_gradients_nothing_is_prepared(self, quick: Callable[[], bool], monkeypatch: pytest.MonkeyPatch):
+        p = make(PROGRAMS["gru"], (2, 4, 3, 5), torch.float32).with_leaves()
+        with monkeypatch.context() as context:
+            context.setattr(stepping, "_make", lambda *_: pytest.fail("prepared in vain"))
+            self.check(p)
+        with torch.no_grad():
+            self.check(p)
+            self.check(p)
+        assert quick()
+        self.check(p)
+        assert not quick()
+
     def test_bad_arguments_are_still_refused(self):
         p = make(PROGRAMS["gru"])
         with torch.no_grad():

@@ -34,9 +34,13 @@ def _autocast(tensor: Tensor) -> bool:
 
 
 def check_like(name: str, tensor: Any, like: Tensor) -> None:
-    """The tensor has the dtype and device of the parameter `like`; under autocast any floating dtype will do."""
+    """The tensor is dense, with the dtype and device of the parameter `like`; under autocast any float will do."""
     if not isinstance(tensor, Tensor):
         raise ShapeError(f"{name} is a {type(tensor).__name__}", expected="a tensor", advice=_advice_for(tensor))
+    if tensor.layout is not torch.strided:
+        raise ShapeError(
+            f"{name} has layout {tensor.layout}", expected="a dense tensor", advice=f"Convert it: {name}.to_dense()"
+        )
     if tensor.dtype != like.dtype and not _autocast(tensor):
         raise ShapeError(
             f"{name} has dtype {tensor.dtype}",
@@ -65,6 +69,7 @@ def check_sequence(x: Any, size: int, like: Tensor) -> None:
         and x.shape[2] == size
         and x.dtype == like.dtype
         and x.device == like.device
+        and x.layout is torch.strided
     ):
         return
     check_input("x", x, ("batch", "time"), size, like)

@@ -19,11 +19,19 @@ _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def check_tensors(*values: object) -> None:
-    """Raises ShapeError for what is neither a tensor nor None."""
+    """Raises ShapeError for what is neither a dense tensor nor None."""
     for value in values:
-        if value is not None and not isinstance(value, Tensor):
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
             raise ShapeError(
                 f"got a {type(value).__name__}", expected="tensors", advice="Convert it with torch.as_tensor(...)"
+            )
+        if value.layout is not torch.strided:
+            raise ShapeError(
+                f"got a tensor of layout {value.layout}",
+                expected="dense tensors",
+                advice="Convert it with .to_dense()",
             )
 
 

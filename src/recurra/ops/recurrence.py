@@ -120,13 +120,19 @@ def step(
 ) -> Result:
     """One step of a stream: x (batch, input), states and parameters as in `scan`, elapsed (batch,).
 
-    Returns y (batch, output) and the next states. Equal to `scan` over one step.
+    Returns y (batch, output) and the next states. Equal to `scan` over one step, and in float32 under autocast, too.
     """
     if not is_dynamo_compiling():
         result = quick_step(program, x, states, parameters, elapsed)
         if result is not None:
             return result
         check_tensors(x, *states, *parameters, elapsed)
+        # not every device has autocast
+        device = x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
+            with torch.autocast(device, enabled=False):
+                return step(program, x, states, parameters, elapsed=elapsed)
         check_step(program, x, states, parameters, elapsed)
         prepare(program, x, states, parameters, elapsed)
     y, after = scan(program, x[:, None], states, parameters, elapsed=None if elapsed is None else elapsed[:, None])

@@ -53,6 +53,9 @@ def prepare(
     if dispatch_modes() or tracing_state() is not None or transform_reason() or Choice.name == "reference":
         return
     given = [x, *states, *parameters] if elapsed is None else [x, *states, *parameters, elapsed]
+    # a step whose gradient is wanted goes through torch's dispatcher
+    if grad_enabled() and any(t.requires_grad for t in given):
+        return
     possible = (
         not static_reason(x.device.type, x.dtype)
         and not torch._C._is_any_autocast_enabled()

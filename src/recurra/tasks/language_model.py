@@ -205,15 +205,16 @@ class LanguageModel(nn.Module):
     def generate(self, prompt: str, pick: Picker, *, length: int) -> Iterator[str]:
         """Continue the prompt by `length` tokens, each yielded as soon as it is made. The reserved token never is.
 
-        An empty prompt begins a document.
+        An empty prompt begins a document. The prompt and the pieces, joined, are the text.
         """
-        if self.vocabulary.unit == "word":
-            # A word brings its own space along.
-            prompt = prompt.removesuffix(" ")
+        # A word brings its own space along.
+        spaced = self.vocabulary.unit == "word" and prompt.endswith(" ")
         self.eval()
-        read = [RESERVED, *self.vocabulary.encode(prompt).tolist()]
+        read = [RESERVED, *self.vocabulary.encode(prompt[:-1] if spaced else prompt).tolist()]
         for token in generate(self._step_of_one, self.initial_state(1), read, pick, length=length):
-            yield self.vocabulary.decode([token])
+            piece = self.vocabulary.decode([token])
+            yield piece.removeprefix(" ") if spaced else piece
+            spaced = False
 
     @torch.no_grad()
     def _step_of_one(self, token: int, state: State) -> tuple[NDArray[np.floating], State]:
