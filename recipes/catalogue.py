@@ -149,6 +149,19 @@ ADDING = (
     _adding(1000, "10 trials, 853,000 sequences (370,000 to 2,020,000), 1 of 2,560 wrong [C]"),
     Recipe(
         task="adding",
+        arm="100 steps, LSTM, forget bias 1",
+        problem=Adding(100),
+        criterion=Streak(0.04),
+        cell="lstm",
+        hidden=12,
+        sequences=60_000,
+        batch=20,
+        learning_rate=0.01,
+        difference="torch.nn.LSTM with the same weights does not solve it either, and ends at the same errors: "
+        "`python -m recipes adding --arm 'forget bias 1' --torch`",
+    ),
+    Recipe(
+        task="adding",
         arm="100 steps, tanh RNN",
         problem=Adding(100),
         criterion=Streak(0.04),
@@ -254,6 +267,7 @@ def _parity(cell: str, anchor: str, *, solves: bool | None, rate: float = 0.01, 
 
 PARITY = (
     _parity("lstm", "solves it [C2]", solves=True),
+    _parity("slstm", "solves it [C2]", solves=True),
     _parity("gru", "", solves=None),
     _parity("rnn_tanh", "", solves=None),
     *(_parity("mingru", "does not (gates in [0, 1]) [C2]", solves=False, rate=rate, layers=2) for rate in SWEEP),
