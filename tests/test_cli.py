@@ -20,6 +20,7 @@ from recurra.checkpoint import read_weights
 from recurra.cli import main
 from recurra.cli.settings import FLAGS
 from recurra.learn import Settings
+from recurra.learn.callbacks import AtomicFiles, Limits
 
 TEXT = "the cat sat on the mat and the dog sat on the log.\n" * 60
 TINY = (
@@ -150,26 +151,101 @@ def test_a_killed_run_goes_on_exactly(cli, text: Path, tmp_path: Path):
     assert log_of(tmp_path / "whole") == log_of(killed)
 
 
-def test_a_run_killed_before_it_saved_anything_begins_again_exactly(cli, text: Path, tmp_path: Path):
+def test_a_run_that_saved_nothing_says_how_to_begin_again(cli, text: Path, tmp_path: Path):
     run = tmp_path / "run"
     train(cli, text, run, "--steps", 20)
-    before = (run / WEIGHTS).read_bytes()
-    for lost in (("trainer.ckpt",), ("trainer.ckpt", WEIGHTS, "log.csv"), ("trainer.ckpt", WEIGHTS, "model.json")):
-        for name in lost:
-            (run / name).unlink()
-        assert cli("train", "language-model", "--resume", run)[0] == 0
-        assert (run / WEIGHTS).read_bytes() == before
+    (run / "trainer.ckpt").unlink()
+    code, _, problems = cli("train", "language-model", "--resume", run)
+    assert (code, problems.count("\n")) == (2, 1)
+    assert "holds no trainer.ckpt" in problems
+    again = tmp_path / "again"
+    assert f"--config {run}/settings.toml --out FOLDER" in problems
+    assert cli("train", "language-model", "--config", run / "settings.toml", "--out", again)[0] == 0
+    assert (run / WEIGHTS).read_bytes() == (again / WEIGHTS).read_bytes()
 
 
 def test_an_ended_run_is_left_as_it_is_and_can_be_made_longer(cli, text: Path, tmp_path: Path):
     run = tmp_path / "run"
     train(cli, text, run, "--steps", 20)
-    before = (run / WEIGHTS).read_bytes()
-    assert cli("train", "language-model", "--resume", run)[0] == 0
-    assert (run / WEIGHTS).read_bytes() == before
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    for more in ((), ("--steps", 20), ("--set", "patience=9")):
+        code, printed, _ = cli("train", "language-model", "--resume", run, *more)
+        assert (code, printed.count("\n")) == (0, 1)
+        assert "is finished, all its updates done (20 updates" in printed
+        assert "--steps N beside --resume" in printed
+        assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
     assert cli("train", "language-model", "--resume", run, "--steps", 40)[0] == 0
     assert "steps = 40" in (run / "settings.toml").read_text()
-    assert max(int(row["step"]) for row in log_of(run)) == 40
+    # every step once: the validation at the old end is not repeated
+    assert [int(row["step"]) for row in log_of(run) if row["train_loss"]] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert [int(row["step"]) for row in log_of(run) if row["validation_loss"]] == [5, 10, 15, 20, 30, 40]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_when_a_validation_is_due_saves_too(cli, text: Path, tmp_path: Path, number, monkeypatch):
+    run, whole, steps = tmp_path / "run", tmp_path / "whole", ("--steps", 60)
+    arguments = ("train", "language-model", "--data", text, "--out", run, *TINY, *steps)
+    train(cli, text, whole, *steps)
+    on_train_batch_end = Limits.on_train_batch_end
+
+    def interrupted(self, trainer, *rest):
+        if trainer.global_step == 30:
+            signal.raise_signal(number)
+        on_train_batch_end(self, trainer, *rest)
+
+    with monkeypatch.context() as context:
+        context.setattr(Limits, "on_train_batch_end", interrupted)
+        assert cli(*arguments)[0] == 130
+    assert 30 <= AtomicFiles().load_checkpoint(run / "trainer.ckpt")["global_step"] < 33
+    assert cli("train", "language-model", "--resume", run)[0] == 0
+    assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+
+
+def test_a_second_ctrl_c_ends_at_once_in_one_line(cli, text: Path, tmp_path: Path, monkeypatch):
+    def impatient(*_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Limits, "on_train_batch_end", impatient)
+    before = signal.getsignal(signal.SIGINT)
+    code, _, problems = cli("train", "language-model", "--data", text, "--out", tmp_path / "run", *TINY, "--steps", 9)
+    assert (code, problems) == (130, "recurra: interrupted\n")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("where", ["recurra.cli.app", "recurra.cli.training"])
+def test_ctrl_c_while_modules_load_is_one_line(where: str):
+    code = (
+        "import builtins, recurra.cli; load = builtins.__import__\n"
+        "def interrupted(name, *rest):\n"
+        f"    if name == {where!r}: raise KeyboardInterrupt\n"
+        "    return load(name, *rest)\n"
+        "builtins.__import__ = interrupted\n"
+        "recurra.cli.main(['train', 'language-model'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "recurra: interrupted\n")
+
+
+def test_a_damaged_log_does_not_block_a_run(cli, text: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    train(cli, text, run, "--steps", 20)
+    lines = (run / "log.csv").read_bytes().splitlines(keepends=True)
+    (run / "log.csv").write_bytes(b"".join([*lines[:2], b"\xff\0,1\r\n", b"x,1,2,3,4\r\n", *lines[2:], lines[-1][:-4]]))
+    code, printed, problems = cli("train", "language-model", "--resume", run, "--steps", 40)
+    assert (code, problems) == (0, "")
+    assert "3 damaged rows dropped" in printed
+    assert [int(row["step"]) for row in log_of(run) if row["train_loss"]] == [5, 10, 15, 20, 25, 30, 35, 40]
+
+
+def test_a_path_that_is_not_utf_8_is_one_line_and_code_2(cli, text: Path, tmp_path: Path):
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    odd.write_text(TEXT)
+    for data, out in ((odd, tmp_path / "run"), (text, odd.with_name(odd.name + "run"))):
+        code, _, problems = cli("train", "language-model", "--data", data, "--out", out, *TINY, "--steps", 2)
+        assert (code, problems.count("\n")) == (2, 1)
+        assert "not UTF-8" in problems
+        assert not out.exists()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
@@ -214,6 +290,14 @@ def test_training_stops_early_when_validation_gets_worse(cli, tmp_path: Path):
     about = read_weights(run)[1]
     losses = {row["step"]: float(row["validation_loss"]) for row in log_of(run) if row["validation_loss"]}
     assert float(about["validation_loss"]) == min(losses.values()) == losses[about["step"]]
+    ended = max(int(row["step"]) for row in log_of(run))
+    code, again, _ = cli("train", "language-model", "--resume", run, "--steps", 5000)
+    assert (code, again.count("\n")) == (0, 1)
+    assert "is finished, the validation loss fell no more" in again
+    assert "--set patience=N" in again
+    code, again, _ = cli("train", "language-model", "--resume", run, "--set", "patience=5")
+    assert (code, "fell no more" in again) == (0, True)
+    assert max(int(row["step"]) for row in log_of(run)) == ended + 20
 
 
 def test_a_run_without_held_out_text(cli, text: Path, tmp_path: Path):
@@ -316,7 +400,7 @@ def test_a_run_is_not_overwritten_nor_resumed_on_other_text(cli, text: Path, tmp
     code, _, problems = cli("train", "language-model", "--resume", run, "--hidden", 9)
     assert (code, "cannot be changed" in problems) == (2, True)
     text.write_text(TEXT + "more")
-    for command in (("train", "language-model", "--resume", run), ("evaluate", run)):
+    for command in (("train", "language-model", "--resume", run, "--steps", 9), ("evaluate", run)):
         code, _, problems = cli(*command)
         assert (code, "has changed" in problems) == (2, True)
 
@@ -326,7 +410,7 @@ def test_a_damaged_trainer_state_is_one_line_and_code_2(cli, text: Path, tmp_pat
     train(cli, text, run, "--steps", 2)
     content = (run / "trainer.ckpt").read_bytes()
     (run / "trainer.ckpt").write_bytes(content[:-1])
-    code, _, problems = cli("train", "language-model", "--resume", run)
+    code, _, problems = cli("train", "language-model", "--resume", run, "--steps", 9)
     assert (code, problems.count("\n")) == (2, 1)
     assert "truncated or damaged" in problems
 

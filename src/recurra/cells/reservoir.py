@@ -5,9 +5,7 @@ from recurra.cells.registry import cell, register
 
 
 @cell
-def esn(
-    x, h, *, W_in=Fixed(Input()), W=Fixed(Recurrent(), density="density"), b=Fixed(Bias()), leak=0.3, density=0.1
-):
+def esn(x, h, *, W_in=Fixed(Input()), W=Fixed(Recurrent(), density="density"), b=Fixed(Bias()), leak=0.3, density=0.1):
     """Echo-state network with leaky integrator units (Jaeger 2001; Lukosevicius 2012), eq. 2 and 3 of the latter.
 
     `recurra.reservoir.Reservoir` draws its matrices with the spectral radius that is asked for.

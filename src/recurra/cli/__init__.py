@@ -4,9 +4,15 @@ import os
 import sys
 from collections.abc import Sequence
 
+from recurra.errors import BackendUnavailable, RecurraError
+
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
 _BAD_INPUT = 2
+
+
+class Interrupted(Exception):
+    """Ctrl-C, carried past typer, which would end without a word."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,15 +24,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: always; code 0 when all went well, 2 for bad input, 130 after Ctrl-C.
     """
-    from recurra.cli.app import app
-    from recurra.errors import BackendUnavailable, RecurraError
-
     try:
+        from recurra.cli.app import app
+
         app(args=None if arguments is None else list(arguments), prog_name="recurra")
     except BrokenPipeError:
         # Whoever read the output has enough. Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Interrupted):
+        print("recurra: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except (RecurraError, BackendUnavailable) as error:
         _fail(str(error))

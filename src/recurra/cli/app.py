@@ -1,15 +1,30 @@
 """The commands and their options. What they do stands in the modules beside this one, loaded when they run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from recurra.cli import Interrupted
 from recurra.cli.settings import with_settings
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.", show_default=False)]
 
+
+class _Commands(TyperGroup):
+    """Hands Ctrl-C to `main`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="Recurrent sequence models, from one equation to a deployed stream.",
     no_args_is_help=True,
     add_completion=False,

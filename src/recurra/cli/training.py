@@ -15,6 +15,12 @@ from recurra.learn.run import Run
 from recurra.learn.settings import Settings
 from recurra.tasks import read_weights
 
+_LONGER = {
+    "steps": "--steps N",
+    "time": "--minutes N",
+    "early": "--set patience=N",
+}
+"""What makes a run that ended so longer."""
 _ENDS = {
     "steps": "all its updates done",
     "time": "its time is up",
@@ -53,6 +59,12 @@ def run_demo(out: Path | None, *, minutes: float) -> None:
 
 def _report(console: Console, result: Result) -> None:
     run = Run(result.folder)
+    if result.already:
+        print(
+            f"{run.folder} is finished, {_ENDS[result.ended]} ({result.steps:,} updates in {result.seconds:,.0f} s); "
+            f"it goes on with a larger {_LONGER[result.ended]} beside --resume"
+        )
+        return
     _, about = read_weights(run.folder)
     for line in (
         f"ended   {_ENDS[result.ended]}: {result.steps:,} updates in {result.seconds:,.0f} s",

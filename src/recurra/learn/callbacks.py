@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from recurra.checkpoint import save_weights, write_atomically
@@ -44,30 +44,39 @@ class Record(Callback):
 
 
 class Interrupts:
-    """While in this context, Ctrl-C asks for an orderly end instead of raising; a second Ctrl-C raises as usual.
-
-    Lightning watches for SIGTERM itself, in the same manner.
-    """
+    """While in this context, Ctrl-C and SIGTERM ask for an orderly end; a second Ctrl-C raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.received = False
-        self._previous: Any = None
+        self._insisted = False
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         # Signals reach the main thread only, and only there may one ask for them.
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._receive)
+            self._previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.watch()
         return self
+
+    def watch(self) -> None:
+        """Take the signals, also from Lightning, whose own answer to SIGTERM ends a run where it cannot be saved."""
+        for number in self._previous:
+            signal.signal(number, self._receive)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        # Lightning makes an exit with code 1 of a KeyboardInterrupt.
+        if self._insisted and isinstance(error, SystemExit):
+            raise KeyboardInterrupt from None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received:
+            self._insisted = True
+            raise KeyboardInterrupt
         self.received = True
-        signal.signal(signal.SIGINT, self._previous)
 
 
 class Limits(Callback):
@@ -83,6 +92,7 @@ class Limits(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Do nothing more in a run that was over when it was resumed."""
+        self._interrupts.watch()
         assert isinstance(pl_module, Training)
         if pl_module.budget.is_over(trainer.global_step):
             self.finished = trainer.should_stop = True
@@ -104,6 +114,22 @@ class Limits(Callback):
         A validation that is due would be left out, and Lightning does not make up for it.
         """
         return self._validate_every is None or step % self._validate_every != 0
+
+
+class StopEarly(EarlyStopping):
+    """Ends the run when the validation loss has not fallen for so many times in a row."""
+
+    def __init__(self, *, patience: int) -> None:
+        super().__init__(VALIDATION_LOSS, patience=patience, check_finite=False, check_on_train_epoch_end=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what was counted, with the patience of now."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do nothing more in a run that had ended so when it was resumed."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 class BestWeights(Checkpoint):
@@ -151,11 +177,20 @@ class SaveState(Checkpoint):
         assert isinstance(pl_module, Training)
         due = time.monotonic() - self._last >= self._every or trainer.should_stop or trainer.received_sigterm
         if self._limits.finished or (due and self._limits.may_pause_after(trainer.global_step)):
-            pl_module.check_finite()
-            if pl_module.validation is None:
-                keep_weights(self._run, pl_module, validation_loss=None)
-            trainer.save_checkpoint(self._run.trainer_state)
-            self._last = time.monotonic()
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what the last validation has changed, and a run that it has ended early."""
+        assert isinstance(pl_module, Training)
+        if not self._limits.interrupted:
+            self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, training: Training) -> None:
+        training.check_finite()
+        if training.validation is None:
+            keep_weights(self._run, training, validation_loss=None)
+        trainer.save_checkpoint(self._run.trainer_state)
+        self._last = time.monotonic()
 
 
 class AtomicFiles(CheckpointIO):

@@ -8,19 +8,28 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from recurra.data import Document, Parts, Rows, TrainingChunks, sampled_rows
 from recurra.learn.budget import Budget
-from recurra.learn.callbacks import AtomicFiles, BestWeights, Interrupts, Limits, Record, SaveState, keep_weights
+from recurra.learn.callbacks import (
+    AtomicFiles,
+    BestWeights,
+    Interrupts,
+    Limits,
+    Record,
+    SaveState,
+    StopEarly,
+    keep_weights,
+)
 from recurra.learn.log import CsvLog
 from recurra.learn.module import Training
 from recurra.learn.plot import plot_losses
 from recurra.learn.progress import RunProgress
-from recurra.learn.run import VALIDATION_LOSS, Run
+from recurra.learn.run import Run
 from recurra.learn.settings import Settings
 from recurra.tasks import LanguageModel
 
@@ -38,6 +47,8 @@ class Result:
     """"steps", "time", "early" (the validation loss fell no more) or "interrupted"."""
     steps: int
     seconds: float
+    already: bool = False
+    """Whether it had ended before, so that nothing was done now."""
 
 
 def fit(run: Run, settings: Settings, model: LanguageModel, parts: Parts, *, resume: bool, console: Console) -> Result:
@@ -67,8 +78,11 @@ def fit(run: Run, settings: Settings, model: LanguageModel, parts: Parts, *, res
         progress = RunProgress(console, record, characters_a_token=_characters_a_token(model, parts))
         callbacks = [limits, record, progress, SaveState(run, limits, every=settings.save_every)]
         if training.validation is not None:
-            callbacks += [_early_stopping(settings), BestWeights(run, limits)]
-        trainer = _trainer(run, settings, callbacks, validate_every, resume=resume)
+            callbacks += [StopEarly(patience=settings.patience), BestWeights(run, limits)]
+        log = CsvLog(run.log, after=AtomicFiles().load_checkpoint(run.trainer_state)["global_step"] if resume else 0)
+        if log.damaged:
+            console.print(f"log     {log.damaged} damaged rows dropped", highlight=False)
+        trainer = _trainer(run, settings, callbacks, log, validate_every)
         try:
             trainer.fit(training, ckpt_path=run.trainer_state if resume else None, weights_only=True)
         except SIGTERMException:
@@ -95,19 +109,12 @@ def _training(settings: Settings, model: LanguageModel, parts: Parts) -> Trainin
     return Training(model, settings, chunks, validation, budget)
 
 
-def _early_stopping(settings: Settings) -> EarlyStopping:
-    return EarlyStopping(
-        VALIDATION_LOSS, patience=settings.patience, check_finite=False, check_on_train_epoch_end=False
-    )
-
-
 def _trainer(
-    run: Run, settings: Settings, callbacks: list[Callback], validate_every: int | None, *, resume: bool
+    run: Run, settings: Settings, callbacks: list[Callback], log: CsvLog, validate_every: int | None
 ) -> Trainer:
     # Lightning tells about devices and gives tips at this level.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    after = AtomicFiles().load_checkpoint(run.trainer_state)["global_step"] if resume else 0
-    loggers: list[Logger] = [CsvLog(run.log, after=after)]
+    loggers: list[Logger] = [log]
     if find_spec("tensorboard") is not None:
         loggers.append(TensorBoardLogger(run.folder, name="", version="tensorboard", default_hp_metric=False))
     interval: int | timedelta | None = validate_every

@@ -24,12 +24,14 @@ def train(settings: Settings, folder: Path, *, console: Console) -> Result:
         DivergedError: the loss is no number any more; what was saved before is intact.
         OSError: something cannot be read or written; what was saved before is intact.
     """
+    if settings.data is not None:
+        settings = settings.replaced({"data": str(Path(settings.data).resolve())})
+    for path in (folder, Path(settings.data or "")):
+        _check_name(path)
     _prepare_torch(settings)
     corpus = open_corpus(settings)
     parts = corpus.split(parse_split(settings.split))
     model = build_model(settings, parts)
-    if settings.data is not None:
-        settings = settings.replaced({"data": str(Path(settings.data).resolve())})
     run = Run(folder)
     run.begin(settings, About(corpus.source, corpus.fingerprint()))
     save_model(folder, model.task, model.to_spec())
@@ -40,24 +42,37 @@ def train(settings: Settings, folder: Path, *, console: Console) -> Result:
 def resume(folder: Path, changes: dict[str, object], *, console: Console) -> Result:
     """Go on with a run that was killed, interrupted or has ended, exactly where it was.
 
+    A run that has ended, and that the changes do not make longer, is left as it is.
+
     Args:
         folder: of the run.
-        changes: settings to change: `minutes` and `steps` (of the whole run), `threads` and `device` only.
+        changes: settings to change: `minutes`, `steps` (of the whole run), `patience`, `threads` and `device` only.
         console: where to report.
 
     Raises:
-        ArgumentError: there is no run, another setting was to be changed, or the data are not those of the run.
+        ArgumentError: there is no run or nothing saved to go on from, another setting was to be changed, or the data
+            are not those of the run.
+        FormatError: `trainer.ckpt` is damaged.
     """
     run = Run(folder)
     before = run.read_settings()
     for name in changes:
-        if name not in ("minutes", "steps", "threads", "device"):
+        if name not in ("minutes", "steps", "patience", "threads", "device"):
             raise ArgumentError(
                 f"setting {name!r} cannot be changed in a run that has begun",
-                expected="minutes, steps, threads or device beside --resume",
+                expected="minutes, steps, patience, threads or device beside --resume",
                 advice="Begin another run with --out.",
             )
     settings = before.replaced(changes)
+    if not run.trainer_state.exists():
+        raise ArgumentError(
+            f"there is nothing to go on from in {str(folder)!r}: it holds no {run.trainer_state.name}",
+            advice="The run ended before it saved its state. Begin it again, in another folder: "
+            f"recurra train language-model --config {run.settings_file} --out FOLDER",
+        )
+    about = run.read_about()
+    if about.ended is not None and not _is_longer(settings, before, about):
+        return Result(folder, about.ended, about.steps, about.seconds, already=True)
     _prepare_torch(settings)
     corpus = open_corpus(settings)
     check_same_data(run, corpus)
@@ -69,7 +84,17 @@ def resume(folder: Path, changes: dict[str, object], *, console: Console) -> Res
         save_model(folder, model.task, model.to_spec())
     run.write_settings(settings)
     _introduce(console, run, corpus, model)
-    return fit(run, settings, model, parts, resume=run.trainer_state.exists(), console=console)
+    return fit(run, settings, model, parts, resume=True, console=console)
+
+
+def _is_longer(settings: Settings, before: Settings, about: About) -> bool:
+    """Whether a run that has ended goes on with these settings."""
+    if about.ended == "early":
+        return settings.patience > before.patience
+    if about.ended == "steps":
+        return settings.steps is None or settings.steps > about.steps
+    limit, limit_before = settings.limit_seconds, before.limit_seconds
+    return limit is None or (limit_before is not None and limit > limit_before)
 
 
 def open_corpus(settings: Settings) -> Corpus:
@@ -84,6 +109,19 @@ def check_same_data(run: Run, corpus: Corpus) -> None:
             f"the text of {corpus.source} has changed since this run began",
             advice="Its parts would be others now. Name the text with --data to evaluate on all of it.",
         )
+
+
+def _check_name(path: Path) -> None:
+    """Raises ArgumentError for a path that the files of a run cannot hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ArgumentError(
+            "a path that is not UTF-8",
+            got=str(path),
+            expected="a name of characters",
+            advice="Rename it, or link to it.",
+        ) from None
 
 
 def _prepare_torch(settings: Settings) -> None:

@@ -16,11 +16,29 @@ COLUMNS = ("step", "seconds", "learning_rate", "train_loss", "validation_loss")
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The rows of a log, each with the columns that were measured at its step; no rows if there is no file."""
+    """The rows of a log, each with the columns that were measured at its step; no rows if there is no file.
+
+    Rows that a crash or a full disk has damaged are left out.
+    """
+    return [row for row in _parsed(path) if row is not None]
+
+
+def _parsed(path: Path) -> list[dict[str, float] | None]:
+    """The rows of a log, None in place of each that is damaged."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [{name: float(value) for name, value in row.items() if name and value} for row in csv.DictReader(file)]
+    _, *lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    # a row that its line break is missing from may have lost digits, too
+    return [_row(line) for line in lines[:-1]] + ([None] if lines and lines[-1] else [])
+
+
+def _row(line: str) -> dict[str, float] | None:
+    fields = line.split(",")
+    try:
+        row = {name: float(value) for name, value in zip(COLUMNS, fields, strict=True) if value}
+    except ValueError:
+        return None
+    return row if row.get("step", -1.0).is_integer() and row["step"] >= 0 else None
 
 
 class CsvLog(Logger):
@@ -34,7 +52,10 @@ class CsvLog(Logger):
     def __init__(self, path: Path, *, after: int) -> None:
         super().__init__()
         self._path = path
-        rows = [row for row in read_log(path) if row["step"] <= after]
+        parsed = _parsed(path)
+        self.damaged = parsed.count(None)
+        """How many rows were dropped because they could not be read."""
+        rows = [row for row in parsed if row is not None and row["step"] <= after]
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(COLUMNS)

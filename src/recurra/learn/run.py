@@ -74,7 +74,8 @@ class Run:
         return self.folder / "loss.png"
 
     @property
-    def _settings(self) -> Path:
+    def settings_file(self) -> Path:
+        """Every setting."""
         return self.folder / "settings.toml"
 
     @property
@@ -83,7 +84,7 @@ class Run:
 
     def exists(self) -> bool:
         """Whether a run has begun in this folder."""
-        return self._settings.is_file()
+        return self.settings_file.is_file()
 
     def begin(self, settings: Settings, about: About) -> None:
         """Make the folder and write down what the run is.
@@ -103,7 +104,7 @@ class Run:
 
     def write_settings(self, settings: Settings) -> None:
         """Write `settings.toml`."""
-        write_atomically(self._settings, settings.to_toml().encode())
+        write_atomically(self.settings_file, settings.to_toml().encode())
 
     def read_settings(self) -> Settings:
         """The settings of the run.
@@ -114,7 +115,7 @@ class Run:
         """
         if not self.exists():
             raise ArgumentError(f"there is no training run in {str(self.folder)!r}")
-        return Settings.create(read_settings(self._settings))
+        return Settings.create(read_settings(self.settings_file))
 
     def write_about(self, about: About) -> None:
         """Write `run.json`."""

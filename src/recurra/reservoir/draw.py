@@ -65,7 +65,9 @@ class Reservoir:
 
     def layer(self, input_size: int, *, dtype: torch.dtype = torch.float64) -> Recurrent:
         """The reservoir as a layer: the cell `esn`, its weights drawn and fixed."""
-        layer = Recurrent(esn(leak=float(self.leak), density=float(self.density)), input_size, int(self.units)).to(dtype)
+        layer = Recurrent(esn(leak=float(self.leak), density=float(self.density)), input_size, int(self.units)).to(
+            dtype
+        )
         generator = np.random.default_rng(self.seed)
         drawn = {
             "W": self._recurrent(generator),
