@@ -99,8 +99,8 @@ REBER = (
         "LSTM of 1997, whole gradient",
         "lstm_1997_bptt",
         "the equations, sizes, weights, rate and loss of 1997; the gradient is not truncated, an update a string",
-        "rates of 0.1 and 0.2 (three seeds each, by hand) end where most of these do, at 45 % or 73 % of the strings: all "
-        "symbols are told but the distant one; the gradient is that of plain torch, as below",
+        "rates of 0.1 and 0.2 (three seeds each, by hand) end where most of these do, at 45 % or 73 % of the strings: "
+        "all symbols are told but the distant one; the gradient is that of plain torch, as below",
     ),
     _reber_1997(
         "LSTM of 1997, truncated gradient",
