@@ -43,6 +43,13 @@ class Inputs:
     def with_(self, **changes: Any) -> Inputs:
         return replace(self, **changes)
 
+    def double(self) -> Inputs:
+        """The same numbers in double precision."""
+        state = None if self.state is None else map_state(_as_double, self.state)
+        return self.with_(
+            x=_as_double(self.x), state=state, elapsed=None if self.elapsed is None else _as_double(self.elapsed)
+        )
+
     def row(self, b: int, begin: int, end: int) -> Inputs:
         """Steps begin..end of one row, without its lengths and resets."""
         return Inputs(
@@ -61,6 +68,10 @@ class Inputs:
         if self.lengths is None:
             return torch.ones(batch, time, dtype=torch.bool, device=self.x.device)
         return torch.arange(time, device=self.x.device) < self.lengths[:, None]
+
+
+def _as_double(value: Tensor) -> Tensor:
+    return value.double() if value.is_floating_point() else value
 
 
 def draw(layer: Layer, case: Case, *, lengths: bool = False, reset: bool = False) -> Inputs:

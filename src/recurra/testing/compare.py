@@ -14,6 +14,10 @@ from recurra.testing.cases import Inputs
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 """Largest difference allowed, relative to the largest value."""
 
+# Where single precision itself is worse than its tolerance, this many times what it is off, but no more than so large a
+# share of the largest value.
+_ROUNDINGS, _MOST = 4, 1e-3
+
 Values = dict[str, Tensor]
 Procedure = Callable[[Inputs], tuple[Tensor, State | None]]
 
@@ -74,9 +78,37 @@ def _weighted_sum(results: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
-def agree(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], claim: str) -> None:
+def hold_equal(layer: Layer, inputs: Inputs, actual: Procedure, expected: Procedure, claim: str) -> None:
+    """Raises Disagreement unless two procedures give equal results, up to the tolerance of the dtype or, in single
+    precision, up to a few times the error of the expected results, which double precision tells."""
+    got, want = evaluate(layer, inputs, actual), evaluate(layer, inputs, expected)
+    try:
+        agree(got, want, claim)
+    except Disagreement:
+        if inputs.x.dtype is not torch.float32:
+            raise
+        agree(got, want, claim, _errors(layer, inputs, expected, want))
+
+
+def _errors(layer: Layer, inputs: Inputs, procedure: Procedure, found: Values) -> dict[str, float]:
+    """How far the results in single precision are off those in double precision."""
+    layer.double()
+    try:
+        exact = evaluate(layer, inputs.double(), procedure)
+    finally:
+        layer.float()
+    gaps = {name: (value.double() - exact[name]).nan_to_num(0.0).abs() for name, value in found.items()}
+    return {name: float(gap.max()) if gap.numel() else 0.0 for name, gap in gaps.items()}
+
+
+def agree(
+    actual: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    claim: str,
+    errors: Mapping[str, float] | None = None,
+) -> None:
     """Raises Disagreement, naming the largest difference, unless all values are equal up to the tolerance of their
-    dtype."""
+    dtype, or to a few times the error that is known of an expected value."""
     for name, want in expected.items():
         got = actual[name]
         if got.shape != want.shape:
@@ -90,6 +122,8 @@ def agree(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor], claim: s
         difference = (got - want).nan_to_num(0.0).abs().double()
         scale = float(want.nan_to_num(0.0).abs().max()) or 1.0
         allowed = TOLERANCE.get(want.dtype, 0.0) * max(scale, 1e-3)
+        if errors is not None:
+            allowed = max(allowed, min(_ROUNDINGS * errors[name], _MOST * scale))
         if float(difference.max()) > allowed:
             place = [int(k) for k in torch.unravel_index(difference.argmax(), difference.shape)]
             raise Disagreement(

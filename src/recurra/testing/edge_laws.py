@@ -8,7 +8,7 @@ from torch import Tensor
 from recurra.errors import RecurraError
 from recurra.nn import Layer, map_state
 from recurra.testing.cases import Case, Inputs, draw
-from recurra.testing.compare import Values, agree, evaluate, name_results, name_tensors, require
+from recurra.testing.compare import Values, agree, evaluate, hold_equal, name_results, name_tensors, require
 
 UNUSUAL = ((0, 3), (2, 0), (0, 0), (1, 1), (1, 7), (7, 1))
 
@@ -18,9 +18,8 @@ def unusual_shapes_are_right(layer: Layer, case: Case) -> None:
     for batch, time in UNUSUAL:
         _try_shape(layer, Case(batch, time, case.dtype, case.seed))
     inputs = draw(layer, case, lengths=True, reset=True)
-    expected = evaluate(layer, inputs, lambda given: given.call(layer))
-    scattered = evaluate(layer, inputs, lambda given: _scatter(given).call(layer))
-    agree(scattered, expected, "tensors that are not contiguous against contiguous ones")
+    claim = "tensors that are not contiguous against contiguous ones"
+    hold_equal(layer, inputs, lambda given: _scatter(given).call(layer), lambda given: given.call(layer), claim)
 
 
 def _try_shape(layer: Layer, case: Case) -> None:
