@@ -364,6 +364,20 @@ def test_autocast_and_the_same_call_again(name: str):
     close([half.float()], [y], 0.1)
 
 
+@pytest.mark.parametrize("name", [n for n in BUILD if "," not in n])
+def test_torch_compiles_and_exports_a_memory(name: str):
+    layer = BUILD[name]()
+    x = torch.randn(2, 6, layer.input_size, dtype=next(layer.parameters()).dtype)
+    (y, _), weights = layer(x), list(layer.parameters())
+    expected = torch.autograd.grad(y.sin().sum(), weights)
+    # the graphs and their gradients, without the minute that their translation to C++ takes
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    got, _ = compiled(x)
+    torch.testing.assert_close(got, y)
+    torch.testing.assert_close(torch.autograd.grad(got.sin().sum(), weights), expected)
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x)[0], y)
+
+
 def test_negative_eigenvalues_turn_the_sign():
     layer = nn.GatedDelta(2, 2, heads=1, negative_eigenvalues=True).double()
     plain = nn.GatedDelta(2, 2, heads=1).double()

@@ -16,7 +16,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 
 # Where single precision itself is worse than its tolerance, this many times what it is off, but no more than so large a
 # share of the largest value.
-_ROUNDINGS, _MOST = 4, 1e-3
+_ROUNDINGS, _MOST = 16, 1e-3
 
 Values = dict[str, Tensor]
 Procedure = Callable[[Inputs], tuple[Tensor, State | None]]

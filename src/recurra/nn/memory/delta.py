@@ -57,7 +57,8 @@ class GatedDelta(Memory):
     def _project(self, x: Tensor) -> Parts:
         q, k, v = (by_heads(F.silu(project(x)), self.heads) for project in (self.query, self.key, self.value))
         beta = torch.sigmoid(self.strength(x)).transpose(1, 2) * (2.0 if self.negative_eigenvalues else 1.0)
-        log_alpha = -self.log_rate.exp() * F.softplus(self.decay(x))
+        # softplus(z) = -log sigmoid(-z), whose gradient keeps the layout that torch.compile expects
+        log_alpha = self.log_rate.exp() * F.logsigmoid(-self.decay(x))
         return unit(q), unit(k), v, beta, log_alpha.transpose(1, 2)
 
     def _read_chunk(self, parts: Parts, values: Parts, borders: Borders) -> tuple[Tensor, Parts]:

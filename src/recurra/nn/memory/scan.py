@@ -44,6 +44,12 @@ class _Scan(torch.autograd.Function):
 
 def linear_scan(decay: Tensor, write: Tensor, start: Tensor) -> Tensor:
     """h[t] = decay[t] * h[t - 1] + write[t] for all t, (batch, time, ...), from start (batch, ...)."""
+    if torch.compiler.is_compiling():
+        # what is traced writes into no tensor that is there already
+        states = [start]
+        for t in range(write.shape[1]):
+            states.append(torch.addcmul(write[:, t], decay[:, t], states[-1]))
+        return torch.stack(states[1:], dim=1) if len(states) > 1 else write
     return _Scan.apply(decay, write, start, False)
 
 
