@@ -9,6 +9,7 @@
 #include "arena.hpp"
 #include "dispatch.hpp"
 #include "plan.hpp"
+#include "profile.hpp"
 
 namespace nb = nanobind;
 using recurra::Arguments;
@@ -204,6 +205,17 @@ NB_MODULE(_engine, m) {
         "Floating point operations a second of threads that do nothing but multiply and add on registers.");
   m.def("set_split", set_split, nb::arg("split"),
         "How threads share the work: automatic, rows or columns. For tests and measurements: results do not depend on it.");
+  m.def("start_profile", [] {
+    for (auto& spent : recurra::profile.nanoseconds) spent = 0;
+    recurra::profile.on = true;
+  }, "From now on, measure where the time of calls goes.");
+  m.def("stop_profile", [] {
+    recurra::profile.on = false;
+    nb::dict parts;
+    for (std::size_t i = 0; i < recurra::profile_parts.size(); ++i)
+      parts[recurra::profile_parts[i]] = 1e-9 * static_cast<double>(recurra::profile.nanoseconds[i].load());
+    return parts;
+  }, "Ends the measurement: seconds by part, of each call the mean of its threads.");
   m.def("set_poison", [](bool enabled) { recurra::settings.poison = enabled; }, nb::arg("enabled"),
         "Fill the work memory with NaN before each run. For tests: results do not depend on it.");
 }

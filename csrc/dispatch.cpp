@@ -1,5 +1,7 @@
 #include "dispatch.hpp"
 
+#include "profile.hpp"
+
 #include <omp.h>
 #include <pthread.h>
 
@@ -18,6 +20,7 @@ namespace avx512 { extern const Engine engine; }
 #endif
 
 Settings settings{Split::automatic, false};
+Profile profile;
 
 namespace {
 

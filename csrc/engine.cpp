@@ -6,6 +6,7 @@
 
 #include "gradients.hpp"
 #include "problem.hpp"
+#include "profile.hpp"
 #include "worker.hpp"
 
 namespace recurra {
@@ -18,21 +19,29 @@ template <class T> class Runner {
  public:
   Runner(Problem<T>& problem, int index, int threads)
       : p_(problem), worker_(problem, index), gradients_(problem, worker_, index, threads), index_(index),
-        threads_(threads), rows_(p_.columns_split ? Range{0, p_.batch} : rows_of(index)) {}
+        threads_(threads), rows_(p_.columns_split ? Range{0, p_.batch} : rows_of(index)), watch_(threads) {}
 
   void run() {
     if (p_.use_packs) pack();
+    watch_.lap(Part::packing);
     if (p_.backward() && !p_.call.accumulate) gradients_.clear();
-    p_.barrier.wait(threads_);
+    watch_.lap(Part::ends);
+    meet();
     const long chunks = (p_.time + p_.chunk_steps - 1) / p_.chunk_steps;
     for (long i = 0; i < chunks; ++i) {
       const long begin = (p_.backward() ? chunks - 1 - i : i) * p_.chunk_steps;
       run_chunk({begin, smaller(p_.time, begin + p_.chunk_steps)});
     }
     finish();
+    watch_.lap(Part::ends);
   }
 
  private:
+  void meet() {
+    p_.barrier.wait(threads_);
+    watch_.lap(Part::waiting);
+  }
+
   // Contiguous sorted rows with nearly equal sums of lengths.
   Range rows_of(int index) const {
     const double whole = static_cast<double>(p_.total_rows);
@@ -68,20 +77,21 @@ template <class T> class Runner {
 
   void run_chunk(const Range& steps) {
     worker_.chunk = steps;
-    outside_loop(section_pre, steps);
+    outside_loop(section_pre, steps, Part::before);
     if (p_.backward())
       for (long t = steps.end - 1; t >= steps.begin; --t) backward_step(t);
     else
       for (long t = steps.begin; t < steps.end; ++t) step(t);
-    outside_loop(section_post, steps);
+    outside_loop(section_post, steps, Part::after);
     if (p_.plan.sections[section_gradients].empty()) return;
-    p_.barrier.wait(threads_);
+    meet();
     gradients_.add({steps, {0, p_.batch}});
+    watch_.lap(Part::gradients);
   }
 
   // These sections never look at another row, so threads that take each step together share the steps out here, unless
   // there are too few of them.
-  void outside_loop(Section section, const Range& steps) {
+  void outside_loop(Section section, const Range& steps, Part part) {
     const auto& phases = p_.plan.sections[section];
     if (phases.empty()) return;
     if (p_.columns_split && steps.end - steps.begin < 4 * threads_) return run_together(phases, steps);
@@ -91,14 +101,16 @@ template <class T> class Runner {
       extent.steps = {steps.begin + share.begin, steps.begin + share.end};
     }
     for (const Phase& phase : phases) worker_.run(phase, extent);
-    if (p_.columns_split) p_.barrier.wait(threads_);
+    watch_.lap(part);
+    if (p_.columns_split) meet();
   }
 
   void run_together(const std::vector<Phase>& phases, const Range& steps) {
     const Extent extent{steps, rows_, index_, threads_};
     for (const Phase& phase : phases) {
       worker_.run(phase, extent);
-      p_.barrier.wait(threads_);
+      watch_.lap(part_of(phase));
+      meet();
     }
   }
 
@@ -106,7 +118,14 @@ template <class T> class Runner {
     if (worker_.rows_at(rows_, t).empty()) return;
     const auto& phases = p_.plan.sections[section_loop];
     if (p_.columns_split) return run_together(phases, {t, t + 1});
-    for (const Phase& phase : phases) worker_.run(phase, {{t, t + 1}, rows_});
+    for (const Phase& phase : phases) {
+      worker_.run(phase, {{t, t + 1}, rows_});
+      watch_.lap(part_of(phase));
+    }
+  }
+
+  static Part part_of(const Phase& phase) {
+    return phase.type == PhaseType::product ? Part::product : Part::pointwise;
   }
 
   void backward_step(long t) {
@@ -116,7 +135,7 @@ template <class T> class Runner {
       receive_gradients(t, rows);
     } else if (receives_gradients(t)) {
       receive_gradients(t, share_of(rows.end, 1, index_, threads_));
-      p_.barrier.wait(threads_);
+      meet();
     }
     step(t);
   }
@@ -200,6 +219,7 @@ template <class T> class Runner {
   Gradients<T> gradients_;
   int index_, threads_;
   Range rows_;
+  Stopwatch watch_;
 };
 
 constexpr double serial_operations = 4e6;  // below, other threads take longer to wake up than to help

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from engine_calls import PlanText, backward, forward, outer, pointwise, product,
 from plan_emulator import Call, Emulator
 from plan_generator import PlanGenerator
 from problems import sizes
-from recurra import _engine, cells
+from recurra import _engine, cells, engine, nn
 from recurra.ops import reference
 from recurra.program.compile import compile_plan
 
@@ -360,6 +361,22 @@ assert len(loaded) == 1, loaded
 def test_torch_and_the_engine_share_one_pool_of_threads(order):
     done = subprocess.run([sys.executable, "-c", POOL, *order], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_profile_covers_a_call_and_changes_nothing():
+    layer, x = nn.GRU(40, 50), torch.randn(16, 60, 40)
+    with torch.no_grad():
+        expected, _ = layer(x)
+        begin = time.perf_counter()
+        with engine.profiled() as seconds:
+            got, _ = layer(x)
+        taken = time.perf_counter() - begin
+        after = dict(seconds)
+        layer(x)
+    assert torch.equal(got, expected)
+    assert 0 < sum(seconds.values()) <= taken
+    assert seconds["products in the loop"] > 0 and seconds["gradients of weights"] == 0
+    assert seconds == after
 
 
 def test_python_threads_run_at_once():

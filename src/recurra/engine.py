@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Protocol
@@ -56,6 +57,20 @@ def peak_flops(item_size: int, threads: int, seconds: float) -> float:
     It is measured, for about so many seconds. `item_size` is 4 or 8 bytes. Raises BackendUnavailable without an engine.
     """
     return _engine().peak_flops(item_size, threads, seconds)
+
+
+@contextmanager
+def profiled() -> Iterator[dict[str, float]]:
+    """Within it, the engine measures where the time of its calls goes; what is yielded is filled at its end.
+
+    Seconds by part: of each call of the process the mean of its threads. Raises BackendUnavailable without an engine.
+    """
+    seconds: dict[str, float] = {}
+    _engine().start_profile()
+    try:
+        yield seconds
+    finally:
+        seconds.update(_engine().stop_profile())
 
 
 def lease(size: int) -> np.ndarray:
