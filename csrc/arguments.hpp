@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "plan.hpp"
 
@@ -11,6 +12,11 @@ namespace recurra {
 struct Strided {
   void* address;
   long batch_stride, time_stride;
+};
+
+// The matrices of a plan's parameters, packed once, for calls in which they never change.
+struct PackedParameters {
+  virtual ~PackedParameters() = default;
 };
 
 struct Arguments {
@@ -29,6 +35,7 @@ struct Arguments {
   void* const* grad_initial;
   void* const* grad_parameters;  // null: not wanted
   bool accumulate;               // adds to grad_parameters instead of setting them
+  const PackedParameters* packed;  // of the same plan and item size; null: matrices are packed for the call
 };
 
 enum class Split { automatic, rows, columns };
@@ -44,6 +51,7 @@ extern Settings settings;
 struct Engine {
   const char* name;
   void (*run)(const Plan&, const Arguments&);
+  std::unique_ptr<PackedParameters> (*pack)(const Plan&, const Arguments&);  // reads item_size and parameters
   double (*peak)(int item_size, double seconds);
 };
 

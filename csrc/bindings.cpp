@@ -10,6 +10,7 @@
 #include "dispatch.hpp"
 #include "plan.hpp"
 #include "profile.hpp"
+#include "streaming.hpp"
 
 namespace nb = nanobind;
 using recurra::Arguments;
@@ -191,6 +192,7 @@ NB_MODULE(_engine, m) {
            nb::arg("grad_x_batch_stride"), nb::arg("grad_x_time_stride"), nb::arg("grad_elapsed"),
            nb::arg("grad_elapsed_batch_stride"), nb::arg("grad_elapsed_time_stride"), nb::arg("grad_initial"),
            nb::arg("grad_parameters"), nb::arg("accumulate") = false);
+  recurra::bind_streaming(m);
   m.def("lease", [](std::size_t size) {
     auto* lease = new recurra::Lease(size);
     const nb::capsule owner(lease, [](void* p) noexcept { delete static_cast<recurra::Lease*>(p); });

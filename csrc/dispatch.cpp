@@ -58,9 +58,13 @@ const Engine* choose() {
 
 [[noreturn]] void fail(const std::string& what) { throw std::invalid_argument(what); }
 
+void check_item_size(int item_size) {
+  if (item_size != 4 && item_size != 8) fail("item_size is " + std::to_string(item_size) + ", expected 4 or 8");
+}
+
 void check(const Plan& plan, const Arguments& call) {
   constexpr long most = 1L << 40;
-  if (call.item_size != 4 && call.item_size != 8) fail("item_size is " + std::to_string(call.item_size) + ", expected 4 or 8");
+  check_item_size(call.item_size);
   if (call.batch < 0 || call.time < 0 || call.batch > most || call.time > most ||
       (call.time > 0 && call.batch > most / call.time))
     fail("batch " + std::to_string(call.batch) + " and time " + std::to_string(call.time) + " are out of range");
@@ -93,8 +97,18 @@ void run(const Plan& plan, Arguments call) {
   engine().run(plan, call);
 }
 
+std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters) {
+  check_item_size(item_size);
+  if (plan.direction == Direction::backward) fail("parameters of a backward plan cannot be packed ahead");
+  Arguments call{};
+  call.item_size = item_size;
+  call.batch = call.time = call.threads = 1;
+  call.parameters = parameters;
+  return engine().pack(plan, call);
+}
+
 double peak_flops(int item_size, int threads, double seconds) {
-  if (item_size != 4 && item_size != 8) fail("item_size is " + std::to_string(item_size) + ", expected 4 or 8");
+  check_item_size(item_size);
   if (threads < 1 || !(seconds > 0)) fail("threads and seconds have to be positive");
   if (forked) threads = 1;
   const Engine& chosen = engine();

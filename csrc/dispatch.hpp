@@ -14,6 +14,8 @@ std::vector<std::string> available_isas();
 
 // Checks the call, then runs it. Throws std::invalid_argument.
 void run(const Plan& plan, Arguments call);
+// Packs the parameters of a forward plan. Throws std::invalid_argument and std::bad_alloc.
+std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters);
 // Floating point operations a second of `threads` threads that do nothing but multiply and add on registers.
 double peak_flops(int item_size, int threads, double seconds);
 

@@ -13,6 +13,22 @@ namespace recurra {
 namespace RECURRA_ISA {
 namespace {
 
+// Packs the part of every matrix that falls to thread `index`.
+template <class T> void pack(const Problem<T>& p, int index, int threads) {
+  for (std::size_t i = 0; i < p.plan.packs.size(); ++i) {
+    const Pack& pack = p.plan.packs[i];
+    if (p.is_sparse(pack.parameter)) {
+      if (static_cast<int>(i) % threads == index) p.pack_sparse(static_cast<int>(i));
+      continue;
+    }
+    const long columns = p.plan.parameters[pack.parameter].columns;
+    const long row_stride = pack.transposed ? 1 : columns, column_stride = pack.transposed ? columns : 1;
+    const Range mine = share_of(Product<T>::panels(pack.count), 1, index, threads);
+    Product<T>::pack(p.parameter(pack.parameter) + pack.begin * row_stride, row_stride, column_stride, pack.count,
+                     pack.k, p.packs[i], mine.begin, mine.end);
+  }
+}
+
 // What one thread does of a call. Split by rows, each thread takes rows of the batch through all of time and meets the
 // others only for the gradients of parameters. Split by columns, all threads take each step together.
 template <class T> class Runner {
@@ -22,7 +38,7 @@ template <class T> class Runner {
         threads_(threads), rows_(p_.columns_split ? Range{0, p_.batch} : rows_of(index)), watch_(threads) {}
 
   void run() {
-    if (p_.use_packs) pack();
+    if (p_.use_packs && !p_.ready_packs()) pack(p_, index_, threads_);
     watch_.lap(Part::packing);
     if (p_.backward() && !p_.call.accumulate) gradients_.clear();
     watch_.lap(Part::ends);
@@ -58,21 +74,6 @@ template <class T> class Runner {
       before += static_cast<double>(p_.length[b]);
     }
     return {smaller(range.begin, range.end), range.end};
-  }
-
-  void pack() {
-    for (std::size_t i = 0; i < p_.plan.packs.size(); ++i) {
-      const Pack& pack = p_.plan.packs[i];
-      if (p_.is_sparse(pack.parameter)) {
-        if (static_cast<int>(i) % threads_ == index_) p_.pack_sparse(static_cast<int>(i));
-        continue;
-      }
-      const long columns = p_.plan.parameters[pack.parameter].columns;
-      const long row_stride = pack.transposed ? 1 : columns, column_stride = pack.transposed ? columns : 1;
-      const Range mine = share_of(Product<T>::panels(pack.count), 1, index_, threads_);
-      Product<T>::pack(p_.parameter(pack.parameter) + pack.begin * row_stride, row_stride, column_stride, pack.count,
-                       pack.k, p_.packs[i], mine.begin, mine.end);
-    }
   }
 
   void run_chunk(const Range& steps) {
@@ -258,7 +259,7 @@ template <class T> void choose_split(Problem<T>& p) {
 template <class T> void run_as(const Plan& plan, const Arguments& call) {
   Problem<T> problem(plan, call);
   choose_split(problem);
-  problem.use_packs = call.batch * call.time > direct_rows;
+  problem.use_packs = call.packed != nullptr || call.batch * call.time > direct_rows;
   problem.choose_chunk();
   problem.choose_strip();
   problem.choose_sparse();
@@ -278,6 +279,29 @@ template <class T> void run_as(const Plan& plan, const Arguments& call) {
   Runner<T>(problem, omp_get_thread_num(), omp_get_num_threads()).run();
 }
 
+template <class T> std::unique_ptr<PackedParameters> pack_as(const Plan& plan, const Arguments& call) {
+  Problem<T> problem(plan, call);
+  problem.use_packs = true;
+  problem.choose_sparse();
+  Carver measure(nullptr);
+  problem.lay_out_packs(measure);
+  auto packed = std::make_unique<Packed<T>>();
+  packed->memory.reset(static_cast<char*>(std::aligned_alloc(64, larger(64, measure.used()))));
+  if (packed->memory == nullptr) throw std::bad_alloc();
+  Carver carver(packed->memory.get());
+  problem.lay_out_packs(carver);
+  pack(problem, 0, 1);
+  packed->packs.assign(problem.packs, problem.packs + plan.packs.size());
+  packed->sparse.assign(problem.sparse_packs, problem.sparse_packs + plan.packs.size());
+  packed->nonzero = problem.nonzero;
+  return packed;
+}
+
+std::unique_ptr<PackedParameters> pack_parameters(const Plan& plan, const Arguments& call) {
+  if (call.item_size == 4) return pack_as<float>(plan, call);
+  return pack_as<double>(plan, call);
+}
+
 void run(const Plan& plan, const Arguments& call) {
   if (call.item_size == 4)
     run_as<float>(plan, call);
@@ -294,7 +318,7 @@ double measure_peak(int item_size, double seconds) {
 #define RECURRA_TEXT_OF(name) #name
 #define RECURRA_TEXT(name) RECURRA_TEXT_OF(name)
 extern const Engine engine;
-const Engine engine = {RECURRA_TEXT(RECURRA_ISA), run, measure_peak};
+const Engine engine = {RECURRA_TEXT(RECURRA_ISA), run, pack_parameters, measure_peak};
 
 }  // namespace RECURRA_ISA
 }  // namespace recurra

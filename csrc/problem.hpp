@@ -1,7 +1,9 @@
 // One call of a plan: its rows in order of length, its chunks of time, and where everything lies in the work memory.
 #pragma once
 
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -65,6 +67,14 @@ template <class T> struct Scratch {
   Slot<T>* slots;
   Slot<T>* origins;
   int *moving, *special;
+};
+
+// What the packs of a plan's matrices are made into; `memory` holds them where they outlive the call.
+template <class T> struct Packed : PackedParameters {
+  std::vector<T*> packs;
+  std::vector<SparseRows<T>> sparse;
+  std::vector<long> nonzero;
+  std::unique_ptr<char, void (*)(void*)> memory{nullptr, std::free};
 };
 
 template <class T> struct Problem {
@@ -135,12 +145,15 @@ template <class T> struct Problem {
     strip = larger(least, smaller(strip, most));
   }
 
+  const Packed<T>* ready_packs() const { return static_cast<const Packed<T>*>(call.packed); }
+
   bool is_sparse(int parameter) const { return !nonzero.empty() && nonzero[parameter] >= 0; }
 
   // Leaving out the zeros pays where the rows are few: more of them share the loading of a dense matrix.
   void choose_sparse() {
     constexpr long most_work = 4;
-    if (!use_packs) return;
+    if (ready_packs()) nonzero = ready_packs()->nonzero;
+    if (!use_packs || ready_packs()) return;
     for (std::size_t i = 0; i < plan.parameters.size(); ++i) {
       const Parameter& matrix = plan.parameters[i];
       if (!matrix.sparse) continue;
@@ -202,6 +215,11 @@ template <class T> struct Problem {
   }
 
   void lay_out_packs(Carver& carver) {
+    if (const Packed<T>* ready = ready_packs()) {
+      packs = const_cast<T**>(ready->packs.data());
+      sparse_packs = const_cast<SparseRows<T>*>(ready->sparse.data());
+      return;
+    }
     packs = carver.take<T*>(static_cast<long>(plan.packs.size()));
     sparse_packs = carver.take<SparseRows<T>>(static_cast<long>(plan.packs.size()));
     for (std::size_t i = 0; i < plan.packs.size(); ++i) {
