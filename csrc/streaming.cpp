@@ -158,32 +158,41 @@ class Frozen {
     call.x = strided(x, "x", plan_.input_columns);
     check_shape(y, "y", {call.batch, call.time, plan_.output_columns});
     call.output = strided(y, "y", plan_.output_columns);
-    std::vector<void*> first, last;
-    check_states(before, "a state", call.batch, first);
-    check_states(after, "a state after", call.batch, last);
-    call.initial = first.data();
-    call.final = last.data();
     if (lengths) call.lengths = static_cast<const std::int64_t*>(flags<std::int64_t>(*lengths, "lengths", {call.batch}));
-    if (reset) {
-      check_shape(*reset, "reset", {call.batch, call.time});
-      check_whole(*reset, "reset");
-      if (reset->dtype() != nb::dtype<bool>()) fail("reset has another dtype than bool");
-      call.reset = static_cast<const std::uint8_t*>(address(*reset));
+    if (reset) call.reset = static_cast<const std::uint8_t*>(flags<bool>(*reset, "reset", {call.batch, call.time}));
+    if (elapsed) {
+      check_floats(*elapsed, "elapsed", item_size_);
+      check_shape(*elapsed, "elapsed", {call.batch, call.time});
+      call.elapsed = {address(*elapsed), elapsed->stride(0), elapsed->stride(1)};
     }
-    if (elapsed) call.elapsed = times(*elapsed, call.batch, call.time);
-    run(call);
+    run_between(call, before, after);
   }
 
-  Strided times(const Given& elapsed, long batch, long time) const {
-    check_floats(elapsed, "elapsed", item_size_);
-    check_shape(elapsed, "elapsed", {batch, time});
-    return {address(elapsed), elapsed.stride(0), elapsed.stride(1)};
+  void step(const Given& x, const Written& y, const std::vector<Given>& before, const std::vector<Written>& after,
+            const Maybe& elapsed, int threads) const {
+    if (x.ndim() != 2 || y.ndim() != 2) fail("x and y need two dimensions: batch, columns");
+    Arguments call{};
+    call.batch = static_cast<long>(x.shape(0));
+    call.time = 1;
+    call.threads = threads;
+    call.x = rows_of(x, "x", plan_.input_columns, item_size_);
+    call.x.batch_stride = x.stride(0);
+    check_shape(y, "y", {call.batch, plan_.output_columns});
+    call.output = rows_of(y, "y", plan_.output_columns, item_size_);
+    call.output.batch_stride = y.stride(0);
+    if (elapsed) {
+      check_floats(*elapsed, "elapsed", item_size_);
+      check_shape(*elapsed, "elapsed", {call.batch});
+      call.elapsed = {address(*elapsed), elapsed->stride(0), 0};
+    }
+    run_between(call, before, after);
   }
 
   template <class T> static const void* flags(const Given& array, const char* name, std::initializer_list<long> shape) {
     check_shape(array, name, shape);
     check_whole(array, name);
-    if (array.dtype() != nb::dtype<T>()) fail(std::string(name) + " have another dtype than int64");
+    if (array.dtype() != nb::dtype<T>())
+      fail(std::string(name) + " has another dtype than " + (sizeof(T) == 1 ? "bool" : "int64"));
     return address(array);
   }
 
@@ -195,15 +204,32 @@ class Frozen {
     return rows;
   }
 
+  void run_between(Arguments& call, const std::vector<Given>& before, const std::vector<Written>& after) const {
+    constexpr std::size_t few = 16;
+    void* on_stack[2 * few];
+    std::vector<void*> more;
+    void** addresses = on_stack;
+    const std::size_t count = plan_.states.size();
+    if (count > few) {
+      more.resize(2 * count);
+      addresses = more.data();
+    }
+    check_states(before, "a state", call.batch, addresses);
+    check_states(after, "a state after", call.batch, addresses + count);
+    call.initial = addresses;
+    call.final = addresses + count;
+    run(call);
+  }
+
   template <class Array>
-  void check_states(const std::vector<Array>& states, const char* name, long batch, std::vector<void*>& addresses) const {
+  void check_states(const std::vector<Array>& states, const char* name, long batch, void** addresses) const {
     if (states.size() != plan_.states.size())
       fail("got " + std::to_string(states.size()) + " states, expected " + std::to_string(plan_.states.size()));
     for (std::size_t k = 0; k < states.size(); ++k) {
       check_floats(states[k], name, item_size_);
       check_shape(states[k], name, {batch, plan_.states[k].columns});
       check_whole(states[k], name);
-      addresses.push_back(address(states[k]));
+      addresses[k] = address(states[k]);
     }
   }
 
@@ -401,7 +427,9 @@ void bind_streaming(nb::module_& m) {
       .def("forward", &Frozen::forward, nb::arg("x"), nb::arg("y"), nb::arg("before"), nb::arg("after"),
            nb::arg("lengths") = nb::none(), nb::arg("reset") = nb::none(), nb::arg("elapsed") = nb::none(),
            nb::arg("threads") = 1,
-           "Runs x (batch, time, input) into y; states go from `before` into `after`, arrays (batch, columns).");
+           "Runs x (batch, time, input) into y; states go from `before` into `after`, arrays (batch, columns).")
+      .def("step", &Frozen::step, nb::arg("x"), nb::arg("y"), nb::arg("before"), nb::arg("after"),
+           nb::arg("elapsed") = nb::none(), nb::arg("threads") = 1, "One step of x (batch, input) into y (batch, output).");
   nb::class_<Stream>(m, "Stream", "Rows of a Frozen plan with the states that they carry.")
       .def(nb::init<nb::object, long>(), nb::arg("frozen"), nb::arg("rows"))
       .def("push", &Stream::push, nb::arg("x"), nb::arg("y"), nb::arg("elapsed") = nb::none(),

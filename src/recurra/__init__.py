@@ -10,11 +10,11 @@ __version__ = "0.1.0"
 # What `typing.TYPE_CHECKING` means to a type checker, without importing typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from recurra import cells, data, nn, ops, program, reservoir, tasks, testing
+    from recurra import cells, data, nn, ops, program, reservoir, runtime, tasks, testing
     from recurra.ops.select import backends
     from recurra.tasks import load
 
-_SUBMODULES = ("cells", "data", "nn", "ops", "program", "reservoir", "tasks", "testing")
+_SUBMODULES = ("cells", "data", "nn", "ops", "program", "reservoir", "runtime", "tasks", "testing")
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
     "load": "recurra.tasks",
@@ -30,6 +30,7 @@ __all__ = [
     "ops",
     "program",
     "reservoir",
+    "runtime",
     "tasks",
     "testing",
 ]

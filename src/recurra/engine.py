@@ -81,6 +81,23 @@ def lease(size: int) -> np.ndarray:
     return _engine().lease(size)
 
 
+def frozen(plan: Any, item_size: int, parameters: list[np.ndarray]) -> Any:
+    """A forward plan with parameters that never change, packed once: `forward`, `step`.
+
+    `parameters` are contiguous arrays of the plan's shapes, of 4 or 8 bytes an element. Raises BackendUnavailable
+    without an engine.
+    """
+    return _engine().Frozen(plan, item_size, parameters)
+
+
+def stream(frozen: Any, rows: int) -> Any:
+    """Rows of a `frozen` plan with the states that they carry: `push`, `tick`, `reset`, `read`, `write`.
+
+    It checks all that it is handed. Raises BackendUnavailable without an engine.
+    """
+    return _engine().Stream(frozen, rows)
+
+
 def plan(key: Hashable, compile: Callable[[], Code]) -> Any:
     """The engine's plan for `key`, compiled and verified at the first call.
 

@@ -34,3 +34,7 @@ class FormatError(RecurraError):
 
 class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot run here; the message gives the reason."""
+
+
+class RecurraBackendWarning(UserWarning):
+    """Something runs on a slow path although a user may expect the engine. Said once for each reason."""

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 
 from recurra import engine
 from recurra.errors import ArgumentError, BackendUnavailable
+from recurra.errors import RecurraBackendWarning as RecurraBackendWarning
 from recurra.ops.native import DTYPES
 from recurra.ops.segments import describe
 from recurra.ops.tracing import constant_while_tracing
@@ -25,10 +26,6 @@ from recurra.ops.tracing import constant_while_tracing
 _CHOICES = ("auto", "native", "reference")
 _functorch_stack: Callable[[], object] = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 _log = logging.getLogger(__name__)
-
-
-class RecurraBackendWarning(UserWarning):
-    """Something runs on the slow reference although a user may expect the engine. Said once for each reason."""
 
 
 class Choice:

@@ -1,0 +1,58 @@
+"""The weights of a model, taken one by one: each has to be there, to fit, and to be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from recurra.errors import FormatError
+
+
+class Weights:
+    """Arrays by name, and below a prefix those of a part of the model. All floating-point ones become one dtype."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        floats = [array for array in arrays.values() if array.dtype.kind == "f"]
+        double = any(array.dtype == np.float64 for array in floats)
+        self.dtype = np.dtype(np.float64 if double else np.float32)
+        self._arrays = arrays
+        self._prefix = ""
+        self._used: set[str] = set()
+
+    def of(self, part: str) -> Weights:
+        """Those of a part."""
+        other = object.__new__(Weights)
+        other.dtype, other._arrays, other._used = self.dtype, self._arrays, self._used
+        other._prefix = f"{self._prefix}{part}."
+        return other
+
+    def take(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """The array of this name and shape. Raises FormatError where it is missing or differs."""
+        full = self._prefix + name
+        array = self._arrays.get(full)
+        if array is None or array.shape != shape:
+            got = "nothing" if array is None else array.shape
+            raise FormatError(f"the weights do not fit the model: {full}", got=got, expected=f"shape {shape}")
+        if array.dtype.kind != "f":
+            raise FormatError(f"the weights {full} are of {array.dtype}; expected floating-point numbers")
+        self._used.add(full)
+        return np.ascontiguousarray(array, dtype=self.dtype)
+
+    def all_used(self) -> None:
+        """Raises FormatError for weights that nothing has taken."""
+        for name in sorted(self._arrays.keys() - self._used):
+            if name.startswith(self._prefix):
+                raise FormatError(f"the weights do not fit the model: {name}", got=name, expected="no such weight")
+
+
+class Linear:
+    """y = W x + b, in numpy; b may be missing."""
+
+    def __init__(self, weights: Weights, input_size: int, output_size: int, *, bias: bool = True) -> None:
+        self.weight = weights.take("weight", (output_size, input_size))
+        self.bias = weights.take("bias", (output_size,)) if bias else None
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        y = x @ self.weight.T
+        return y if self.bias is None else y + self.bias

@@ -1,0 +1,190 @@
+"""Saved models: `model.json` (what the model is) and `weights.safetensors` (its parameters) in one folder.
+
+    model.json            {"format": "recurra model", "version": 1, "written_by": ..., "task": ..., "model": {...}}
+    weights.safetensors   the parameters by name; in the metadata a checksum, and what is known about them, as JSON
+
+Nothing is pickled, and reading runs no code from the files. A file is written beside its place and then renamed:
+whatever happens meanwhile, the earlier one stays whole. This part knows no torch.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+import recurra
+from recurra.errors import ArgumentError, FormatError
+
+FORMAT = "recurra model"
+VERSION = 1
+MODEL_FILE = "model.json"
+WEIGHTS_FILE = "weights.safetensors"
+
+NOTES = "recurra"
+CHECKSUM = "sha256"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put the content in the file: all of it, or, when this raises OSError, nothing and the earlier file stays."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        # A full disk is noticed by `write`, which does not know the name of its file.
+        raise OSError(error.errno, f"{error.strerror}; what was saved before is intact", str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def save_model(folder: Path, task: str, model: Mapping[str, Any]) -> None:
+    """Write `model.json`.
+
+    Args:
+        folder: created if need be.
+        task: the name of the task that can open the model again.
+        model: plain JSON; what the task needs to build the module.
+
+    Raises:
+        OSError: it cannot be written; an earlier file is intact.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "written_by": f"recurra {recurra.__version__}",
+        "task": task,
+        "model": model,
+    }
+    write_atomically(folder / MODEL_FILE, json.dumps(content, ensure_ascii=False).encode())
+
+
+def read_model(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The task and the model of `model.json`, as `save_model` got them.
+
+    Raises:
+        ArgumentError: there is no saved model in the folder.
+        FormatError: the file is damaged, of another format, or of a newer version.
+        OSError: it cannot be read.
+    """
+    path = folder / MODEL_FILE
+    if not path.is_file():
+        where = "there is no such folder" if not folder.exists() else f"it holds no {MODEL_FILE}"
+        raise ArgumentError(f"{str(folder)!r} is not a saved model: {where}")
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{str(path)!r} is damaged: it is not JSON ({error})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FormatError(f"{str(path)!r} is not a model of recurra")
+    version = content.get("version")
+    if not isinstance(version, int) or version < 1:
+        raise FormatError(f"the version of {str(path)!r}", got=version, expected="a number from 1 on")
+    if version > VERSION:
+        raise FormatError(
+            f"{str(path)!r} has format version {version}, this recurra reads up to {VERSION}",
+            advice=f"Install a newer recurra; it was written by {content.get('written_by')}.",
+        )
+    task, model = content.get("task"), content.get("model")
+    if not isinstance(task, str) or not isinstance(model, dict):
+        raise FormatError(f"{str(path)!r} is damaged", expected="the fields 'task' and 'model'")
+    return task, model
+
+
+class Weights(NamedTuple):
+    """What a file of weights holds."""
+
+    arrays: dict[str, np.ndarray]
+    """By name; what numpy has no type for (bfloat16) as float32."""
+    about: dict[str, str]
+    """What was kept with them."""
+    checksum: str
+    """Of names, types, shapes and bytes."""
+
+
+_DTYPES = {
+    "F64": ("float64", np.float64),
+    "F32": ("float32", np.float32),
+    "F16": ("float16", np.float16),
+    "BF16": ("bfloat16", np.uint16),
+    "I64": ("int64", np.int64),
+    "I32": ("int32", np.int32),
+    "I16": ("int16", np.int16),
+    "I8": ("int8", np.int8),
+    "U8": ("uint8", np.uint8),
+    "BOOL": ("bool", np.bool_),
+}
+
+
+def read_arrays(folder: Path) -> Weights:
+    """The parameters as numpy arrays.
+
+    Raises:
+        ArgumentError: there are no weights in the folder.
+        FormatError: the file is truncated or damaged, or holds a type that recurra never writes.
+        OSError: it cannot be read.
+    """
+    content = read_weights_file(folder)
+    path = folder / WEIGHTS_FILE
+    try:
+        found = deserialize(content)
+    except SafetensorError as error:
+        raise FormatError(f"{str(path)!r} is truncated or damaged ({error})") from None
+    arrays, described = {}, []
+    for name, tensor in found:
+        if tensor["dtype"] not in _DTYPES:
+            raise FormatError(f"{str(path)!r} is damaged: {name} has the type {tensor['dtype']}")
+        label, dtype = _DTYPES[tensor["dtype"]]
+        data = bytes(tensor["data"])
+        shape = tuple(tensor["shape"])
+        described.append((name, label, shape, data))
+        values = np.frombuffer(data, dtype).reshape(shape)
+        arrays[name] = (values.astype(np.uint32) << 16).view(np.float32) if label == "bfloat16" else values
+    about = notes_of(content)
+    checksum = checksum_of(described)
+    if about.pop(CHECKSUM, None) != checksum:
+        raise FormatError(f"{str(path)!r} is damaged: its checksum does not match its content")
+    return Weights(arrays, about, checksum)
+
+
+def read_weights_file(folder: Path) -> bytes:
+    """The bytes of `weights.safetensors`. Raises ArgumentError where there is none, and OSError."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ArgumentError(f"{str(folder)!r} holds no {WEIGHTS_FILE}")
+    return path.read_bytes()
+
+
+def notes_of(content: bytes) -> dict[str, str]:
+    """What was kept with the weights, out of the bytes of a file that safetensors has accepted."""
+    # The header of a safetensors file: eight bytes that give its length, then JSON.
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    try:
+        notes = json.loads(metadata[NOTES])
+    except (KeyError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in notes.items()} if isinstance(notes, dict) else {}
+
+
+def checksum_of(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:
+    """The checksum of tensors, each given by its name, dtype, shape and bytes."""
+    digest = hashlib.sha256()
+    for name, dtype, shape, data in sorted(tensors, key=lambda tensor: tensor[0]):
+        digest.update(f"{name} torch.{dtype} {shape}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def fingerprint(model: Mapping[str, Any], checksum: str) -> bytes:
+    """32 bytes that tell a model with its weights from every other one."""
+    spec = json.dumps(model, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(f"{spec}\n{checksum}".encode()).digest()

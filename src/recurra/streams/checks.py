@@ -1,0 +1,73 @@
+"""Checks of what a stream is handed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from recurra.errors import ArgumentError, ShapeError
+from recurra.streams.stateful import Stateful
+
+
+def check_pieces(name: str, x: np.ndarray, leading: tuple[str, ...], columns: int, dtype: np.dtype) -> np.ndarray:
+    """x (leading, columns), or one frame of it (columns,), as (leading, columns)."""
+    if x.ndim not in (1, 2) or x.shape[-1] != columns:
+        raise ShapeError(
+            f"{name} has shape {x.shape}", expected=f"({', '.join(leading)}, {columns}), or one frame ({columns},)"
+        )
+    if x.dtype != dtype:
+        raise ShapeError(
+            f"{name} has dtype {x.dtype}",
+            expected=f"{dtype}, as the weights",
+            advice=f"Convert it: {name}.astype(np.{dtype})",
+        )
+    return x[None] if x.ndim == 1 else x
+
+
+def check_tokens(name: str, x: np.ndarray, leading: tuple[str, ...], stateful: Stateful) -> np.ndarray:
+    """Whole numbers (leading,), or one."""
+    if x.dtype.kind not in "iu" and x.size:
+        raise ShapeError(f"{name} has dtype {x.dtype}", expected="whole numbers, the tokens")
+    if x.ndim > 1:
+        raise ShapeError(f"{name} has shape {x.shape}", expected=f"({', '.join(leading)},), or one token")
+    return np.atleast_1d(x).astype(stateful.input_dtype)
+
+
+def check_elapsed(elapsed: Any, count: int, stateful: Stateful) -> np.ndarray | None:
+    """Times (count,), where the model reads them."""
+    if not stateful.uses_elapsed:
+        if elapsed is not None:
+            raise ArgumentError("elapsed is given", expected="None", advice="The model does not read the time")
+        return None
+    if elapsed is None:
+        raise ArgumentError(
+            "elapsed is missing", expected="the time since the step before", advice="For even steps pass ones"
+        )
+    times = np.atleast_1d(np.asarray(elapsed, dtype=stateful.input_dtype))
+    if times.shape != (count,):
+        raise ShapeError(f"elapsed has shape {times.shape}", expected=f"({count},), one for each step")
+    if not (times >= 0).all():
+        raise ArgumentError(f"elapsed holds {times[~(times >= 0)][0]}", expected="0 or more")
+    return times
+
+
+def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """`out` is an array that takes results of this shape."""
+    fits = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype
+    if not fits or not out.flags.writeable or not out.flags.c_contiguous:
+        got = f"{out.shape} of {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ShapeError(f"out is {got}", expected=f"a contiguous, writeable array {shape} of {dtype}")
+
+
+def check_rows(rows: Any, capacity: int) -> np.ndarray:
+    """Numbers of rows, each there and given once."""
+    numbers = np.asarray(rows)
+    if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
+        raise ShapeError(f"rows has shape {numbers.shape} of {numbers.dtype}", expected="whole numbers, (rows,)")
+    numbers = np.ascontiguousarray(numbers, dtype=np.int64)
+    if numbers.size and not (0 <= numbers.min() and numbers.max() < capacity):
+        raise ArgumentError(f"rows holds {numbers.min()} to {numbers.max()}", expected=f"0 to {capacity - 1}")
+    if len(np.unique(numbers)) != len(numbers):
+        raise ArgumentError("rows holds a row twice", expected="each row once")
+    return numbers
