@@ -55,6 +55,7 @@ template <class Array> void check_shape(const Array& array, const char* name, st
 
 // Elements of a row follow each other, and rows follow each other.
 template <class Array> void check_whole(const Array& array, const char* name) {
+  if (array.size() == 0) return;
   std::int64_t stride = 1;
   for (std::size_t i = array.ndim(); i-- > 0;) {
     if (array.shape(i) > 1 && array.stride(i) != stride) fail(std::string(name) + " is not contiguous");
@@ -70,7 +71,7 @@ template <class Array> Strided rows_of(const Array& array, const char* name, lon
   const std::size_t last = array.ndim() - 1;
   if (static_cast<long>(array.shape(last)) != columns)
     fail(std::string(name) + " has shape " + shape_of(array) + ", expected " + std::to_string(columns) + " columns");
-  if (columns > 1 && array.stride(last) != 1) fail(std::string(name) + ": the columns of a row do not follow each other");
+  if (columns > 1 && array.size() > 0 && array.stride(last) != 1) fail(std::string(name) + ": the columns of a row do not follow each other");
   return {address(array), 0, 0};
 }
 
