@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from recurra import cells, data, nn, ops, program, reservoir, runtime, tasks, testing
+    from recurra.checkpoint import load_layer, save_layer
     from recurra.ops.select import backends
     from recurra.tasks import load
 
@@ -18,6 +19,8 @@ _SUBMODULES = ("cells", "data", "nn", "ops", "program", "reservoir", "runtime", 
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
     "load": "recurra.tasks",
+    "load_layer": "recurra.checkpoint",
+    "save_layer": "recurra.checkpoint",
 }
 
 __all__ = [
@@ -26,11 +29,13 @@ __all__ = [
     "cells",
     "data",
     "load",
+    "load_layer",
     "nn",
     "ops",
     "program",
     "reservoir",
     "runtime",
+    "save_layer",
     "tasks",
     "testing",
 ]

@@ -10,12 +10,19 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensors_as_bytes
 
 from recurra.errors import FormatError
-from recurra.storage import CHECKSUM, NOTES, checksum_of, notes_of, read_weights_file
+from recurra.models import build_layer, layer_spec
+from recurra.nn import Layer
+from recurra.nn.streaming import checksum
+from recurra.storage import CHECKSUM, NOTES, notes_of, read_weights_file
 from recurra.storage import MODEL_FILE as MODEL_FILE
 from recurra.storage import WEIGHTS_FILE as WEIGHTS_FILE
 from recurra.storage import read_model as read_model
 from recurra.storage import save_model as save_model
 from recurra.storage import write_atomically as write_atomically
+
+LAYER = "layer"
+"""The task of a layer that is saved on its own."""
+
 
 def save_weights(folder: Path, weights: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
     """Write `weights.safetensors`.
@@ -55,14 +62,53 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]
     return weights, about
 
 
-def checksum(weights: Mapping[str, torch.Tensor]) -> str:
-    """What is kept with weights to tell whether they are whole."""
-    return checksum_of(
-        (
-            name,
-            str(tensor.dtype).removeprefix("torch."),
-            tuple(tensor.shape),
-            tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes(),
-        )
-        for name, tensor in weights.items()
-    )
+def save_layer(layer: Layer, folder: str | Path) -> None:
+    """Write any layer of recurra as `model.json` and `weights.safetensors`, for `load_layer` or `recurra.runtime.load`.
+
+    Args:
+        layer: a layer, or a nest of them; the programs of its cells are written too.
+        folder: created if need be.
+
+    Raises:
+        ArgumentError: a layer, here or within, that is no program and none of recurra's wrappers.
+        OSError: it cannot be written; an earlier file is intact.
+    """
+    spec = layer_spec(layer)
+    save_model(Path(folder), LAYER, {"layer": spec})
+    save_weights(Path(folder), layer.state_dict(), {})
+
+
+def load_layer(folder: str | Path) -> Layer:
+    """Open what `save_layer` wrote, on the CPU, in evaluation. No code from the files is run.
+
+    Raises:
+        ArgumentError: there is no saved model.
+        FormatError: a file is damaged, of another format or task, or of a newer version.
+        OSError: a file cannot be read.
+    """
+    path = Path(folder)
+    task, spec = read_model(path)
+    if task != LAYER or set(spec) != {"layer"}:
+        raise FormatError(f"{str(path)!r} was made for another task", got=task, expected=LAYER)
+    layer = build_layer(spec["layer"])
+    weights, _ = read_weights(path)
+    load_weights(layer.to(next(iter(weights.values())).dtype) if weights else layer, weights, source=str(path))
+    return layer.eval()
+
+
+def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) -> None:
+    """Put the weights into the model.
+
+    Raises:
+        FormatError: they are not this model's: names or shapes differ.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(wanted.keys() | got.keys()):
+        if wanted.get(name) != got.get(name):
+            raise FormatError(
+                f"the weights in {source!r} do not fit its model: {name}",
+                got=got.get(name, "nothing"),
+                expected=f"shape {wanted[name]}" if name in wanted else "no such weight",
+            )
+    model.load_state_dict(weights)

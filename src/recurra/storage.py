@@ -184,7 +184,8 @@ def checksum_of(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> s
     return digest.hexdigest()
 
 
-def fingerprint(model: Mapping[str, Any], checksum: str) -> bytes:
-    """32 bytes that tell a model with its weights from every other one."""
-    spec = json.dumps(model, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(f"{spec}\n{checksum}".encode()).digest()
+def fingerprint(checksum: str, programs: Iterable[tuple[str, str]]) -> bytes:
+    """32 bytes that tell a model from every other one: of the checksum of its weights, and of the program of each of
+    its cells, given by the cell's name within the model and as JSON."""
+    described = json.dumps([checksum, *sorted(programs)], separators=(",", ":"))
+    return hashlib.sha256(described.encode()).digest()

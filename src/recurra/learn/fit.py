@@ -100,10 +100,12 @@ def fit(run: Run, settings: Settings, model: LanguageModel, parts: Parts, *, res
 
 
 def _training(settings: Settings, model: LanguageModel, parts: Parts) -> Training:
-    chunks = TrainingChunks(model.stream(parts.train), rows=settings.batch, steps=settings.window, seed=settings.seed)
+    chunks = TrainingChunks(
+        model.token_stream(parts.train), rows=settings.batch, steps=settings.window, seed=settings.seed
+    )
     validation: Rows | None = None
     if parts.validation:
-        stream = model.stream(parts.validation)
+        stream = model.token_stream(parts.validation)
         validation = sampled_rows(stream, rows=_VALIDATION_ROWS, tokens=settings.validation_tokens, warm_up=_WARM_UP)
     budget = Budget(steps=settings.steps, seconds=settings.limit_seconds)
     return Training(model, settings, chunks, validation, budget)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 from torch import Tensor, nn
 
-State = tuple[Any, ...]
-"""A named tuple of tensors (batch, columns), or a tuple of such states, nested as the layers are."""
+from recurra.errors import ArgumentError
+from recurra.nn.state import State as State
+from recurra.nn.streaming import Carried
+from recurra.streams import Stream, Streams
 
 
 class Layer(nn.Module, ABC):
@@ -59,3 +60,26 @@ class Layer(nn.Module, ABC):
     @abstractmethod
     def initial_state(self, batch: int) -> State:
         """The state of `batch` rows that have seen nothing, with the dtype and device of the parameters."""
+
+    def stream(self) -> Stream:
+        """The layer on a stream, which takes pieces of any size: `push`, `snapshot`, `restore`, `fork`, `reset`.
+
+        numpy goes in and out, and nothing has a gradient. Raises ArgumentError for a layer that needs the future or is
+        in training. A stream belongs to one thread at a time. `recurra.runtime` has the same, in microseconds a step.
+        """
+        return Stream(self._carried(1))
+
+    def streams(self, rows: int) -> Streams:
+        """So many streams of the layer, stepped as one batch. Raises ArgumentError as `stream` does."""
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+            raise ArgumentError(f"rows is {rows!r}", expected="a whole number from 1", advice="It counts streams")
+        return Streams(self._carried(rows))
+
+    def _carried(self, rows: int) -> Carried:
+        if not self.causal:
+            raise ArgumentError(
+                f"{type(self).__name__} cannot stream",
+                expected="a layer that reads forwards",
+                advice="It needs the future",
+            )
+        return Carried(self, rows, columns=self.input_size, output_size=self.output_size)

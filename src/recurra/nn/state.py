@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from recurra.errors import ArgumentError
-from recurra.nn.layer import State
+
+State = tuple[Any, ...]
+"""A named tuple of tensors (batch, columns), or a tuple of such states, nested as the layers are."""
 
 _TYPES: dict[tuple[tuple[str, ...], tuple[str, ...]], type] = {}
 _PREFIX, _KEPT = "State:", "*"

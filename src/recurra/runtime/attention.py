@@ -47,7 +47,7 @@ class WindowAttention(Plain):
         weights = masked_softmax(scores, there[:, None])
         # a masked NaN times zero is NaN
         read = np.einsum("bhw,bwhc->bhc", weights, np.where(there[..., None, None], held, 0))
-        return read.reshape(len(q), -1), (keys[:, 1:], held[:, 1:], seen[:, 1:])
+        return read.reshape(len(q), self.output_size), (keys[:, 1:], held[:, 1:], seen[:, 1:])
 
     def put_out(self, x: np.ndarray, read: np.ndarray) -> np.ndarray:
         return self._out(read)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,17 @@ def build(spec: Any, weights: Weights, depth: int = 0) -> Layer:
     raise FormatError("the kind of a layer in a model file", got=kind, expected=f"one of {', '.join(known)}")
 
 
+def programs(spec: Any, name: str) -> Iterator[tuple[str, str]]:
+    """The program of each cell within a layer that could be built, as JSON, by the cell's name within the model."""
+    if spec["kind"] == "Recurrent":
+        yield name, read_program(spec["program"]).json
+    inner = {"forward_layer": spec.get("forward"), "backward_layer": spec.get("backward"), "layer": spec.get("layer")}
+    inner |= {str(number): layer for number, layer in enumerate(spec.get("layers", ()))}
+    for part, layer in inner.items():
+        if layer is not None:
+            yield from programs(layer, f"{name}.{part}" if name else part)
+
+
 def read_program(spec: Any) -> Program:
     """The program of a cell in a model file. Raises FormatError."""
     return Program.from_json(json.dumps(spec))
@@ -71,7 +83,9 @@ def _recurrent(spec: Mapping[str, Any], weights: Weights) -> Layer:
     program = read_program(spec["program"])
     widths = spec["widths"]
     if not isinstance(widths, dict) or set(widths) != program.width_names:
-        raise FormatError("the widths of a layer in a model file", got=widths, expected=str(sorted(program.width_names)))
+        raise FormatError(
+            "the widths of a layer in a model file", got=widths, expected=str(sorted(program.width_names))
+        )
     sizes = {"input": spec["input_size"], "hidden": spec["hidden_size"], **widths}
     for name, size in sizes.items():
         _check_size(name, size)
@@ -121,7 +135,7 @@ def _stack(spec: Mapping[str, Any], weights: Weights, depth: int) -> Layer:
     layers = [build(one, weights.of(str(number)), depth) for number, one in enumerate(spec["layers"])]
     if not layers:
         raise FormatError("a stack in a model file has no layers")
-    for below, above in zip(layers[:-1], layers[1:], strict=True):
+    for below, above in itertools.pairwise(layers):
         if below.pools or below.output_size != above.input_size:
             raise FormatError(
                 "the layers of a stack in a model file do not fit on one another",

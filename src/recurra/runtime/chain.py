@@ -13,6 +13,8 @@ from recurra.streams import Stateful
 class _Around:
     """What is the same of all layers around layers."""
 
+    checks_out = False
+
     def __init__(self, layer: Layer, inner: Sequence[Stateful]) -> None:
         self.layer = layer
         self.inner = list(inner)

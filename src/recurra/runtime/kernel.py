@@ -98,7 +98,10 @@ class Kernel:
             y, after = self._interpreter.forward(x_t[:, None], states, Rows(elapsed=time))
             return y[:, 0], after
         y = np.empty((x_t.shape[0], self.output_columns), self.dtype)
+        states = [np.ascontiguousarray(state) for state in states]
         after = [np.empty_like(state) for state in states]
+        if x_t.strides[1] != x_t.itemsize:
+            x_t = np.ascontiguousarray(x_t)
         try:
             self.frozen.step(x_t, y, states, after, elapsed, Threads.count)
         except (ValueError, TypeError) as error:

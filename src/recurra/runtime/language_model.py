@@ -72,7 +72,7 @@ class LanguageModel(Layer):
     def generate(self, prompt: str, pick: Picker, *, length: int) -> Iterator[str]:
         """Continue the prompt by `length` tokens, each yielded as soon as it is made. The reserved token never is.
 
-        An empty prompt begins a document.
+        An empty prompt begins a document. The prompt and the pieces, joined, are the text.
         """
         return continued(self.stream(), self.vocabulary, prompt, pick, length=length)
 
@@ -82,13 +82,15 @@ class LanguageModel(Layer):
 
 
 def continued(stream: Stream, vocabulary: Vocabulary, prompt: str, pick: Picker, *, length: int) -> Iterator[str]:
-    """What a model writes after the prompt, token by token, on a stream of it that is at its beginning."""
-    if vocabulary.unit == "word":
-        # A word brings its own space along.
-        prompt = prompt.removesuffix(" ")
-    read = [RESERVED, *vocabulary.encode(prompt).tolist()]
+    """What a model writes after the prompt, token by token, on a stream of it that is at its beginning. The prompt and
+    the pieces, joined, are the text."""
+    # A word brings its own space along.
+    spaced = vocabulary.unit == "word" and prompt.endswith(" ")
+    read = [RESERVED, *vocabulary.encode(prompt[:-1] if spaced else prompt).tolist()]
     for token in generate(_next_scores, stream, read, pick, length=length):
-        yield vocabulary.decode([token])
+        piece = vocabulary.decode([token])
+        yield piece.removeprefix(" ") if spaced else piece
+        spaced = False
 
 
 def _next_scores(token: int, stream: Stream) -> tuple[NDArray[np.floating], Stream]:

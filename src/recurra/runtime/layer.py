@@ -122,6 +122,8 @@ class Layer(ABC):
 class Carried:
     """Rows of any layer with their states, by its calls and steps."""
 
+    checks_out = False
+
     def __init__(self, layer: Layer, rows: int) -> None:
         self.layer = layer
         self.rows = rows

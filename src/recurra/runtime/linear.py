@@ -7,10 +7,10 @@ import numpy as np
 from recurra.program import Program
 from recurra.program.graph import Graph
 from recurra.program.widths import INPUT, ParameterSpec, Width
+from recurra.runtime.layer import Layer
 from recurra.runtime.recurrent import Recurrent
 from recurra.runtime.rows import Rows
 from recurra.runtime.state import State
-from recurra.runtime.layer import Layer
 
 _OUTPUT = Width(1, "output")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from recurra.errors import FormatError, RecurraError
-from recurra.runtime.build import MALFORMED, build
+from recurra.runtime.build import MALFORMED, build, programs
 from recurra.runtime.language_model import LanguageModel
 from recurra.runtime.layer import Layer
 from recurra.runtime.reservoir import EchoStateClassifier, EchoStateNetwork
@@ -45,7 +45,8 @@ def load(path: str | Path) -> Layer:
         raise FormatError(f"{str(folder)!r} cannot be opened: {error}") from None
     except MALFORMED as error:
         raise FormatError(f"{str(folder)!r} is malformed ({type(error).__name__}: {error})") from None
-    model.identity = lambda: fingerprint(spec, weights.checksum)
+    name, layer = ("layers", spec["layers"]) if task == "language-model" else ("", spec["layer"])
+    model.identity = lambda: fingerprint(weights.checksum, programs(layer, name))
     return model
 
 

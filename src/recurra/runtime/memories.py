@@ -53,7 +53,7 @@ class MatrixLSTM(Plain):
         return (C @ q[..., None])[..., 0] / normaliser[..., None], (C, n, after)
 
     def put_out(self, x: np.ndarray, read: np.ndarray) -> np.ndarray:
-        return sigmoid(self._gate(_broken(x))) * read.reshape(*read.shape[:2], -1)
+        return sigmoid(self._gate(_broken(x))) * read.reshape(*read.shape[:2], self.output_size)
 
 
 class _Normed(Plain):
@@ -72,7 +72,7 @@ class _Normed(Plain):
 
     def put_out(self, x: np.ndarray, read: np.ndarray) -> np.ndarray:
         squares = (read * read).mean(-1, keepdims=True) + read.dtype.type(_NORM_EPSILON)
-        normed = (read / np.sqrt(squares) * self._norm).reshape(*read.shape[:2], -1)
+        normed = (read / np.sqrt(squares) * self._norm).reshape(*read.shape[:2], self.output_size)
         return self._out(normed * silu(self._gate(_broken(x))))
 
 

@@ -110,7 +110,7 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 def by_heads(x: np.ndarray, heads: int) -> np.ndarray:
     """(..., heads * columns) as (..., heads, columns)."""
-    return x.reshape(*x.shape[:-1], heads, -1)
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
 def masked_softmax(scores: np.ndarray, mask: np.ndarray) -> np.ndarray:

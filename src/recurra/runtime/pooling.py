@@ -57,9 +57,7 @@ class Mean(_Pool):
         y, inner = self.layer.run(x, state[0], rows)
         return self._result(inner, *self._read(state[1], state[2], y, rows))
 
-    def _read(
-        self, total: np.ndarray, count: np.ndarray, y: np.ndarray, rows: Rows
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, total: np.ndarray, count: np.ndarray, y: np.ndarray, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
         time = y.shape[1]
         valid, reset = rows.valid(time), rows.valid_reset(time)
         if valid is None and reset is None:

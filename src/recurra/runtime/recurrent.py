@@ -71,6 +71,7 @@ class CarriedByEngine:
     """Rows of a cell whose states lie in the engine."""
 
     pools = False
+    checks_out = True
 
     def __init__(self, layer: Recurrent, rows: int) -> None:
         self.layer = layer

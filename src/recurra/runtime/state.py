@@ -73,11 +73,13 @@ def choose(condition: np.ndarray, first: State, second: State) -> State:
 
 def check_state(state: Any, like: State, name: str = "state") -> None:
     """Raises ShapeError unless the state has the structure, shapes and dtypes of `like`."""
-    fields = getattr(like, "_fields", None)
-    if not isinstance(state, tuple) or len(state) != len(like) or getattr(state, "_fields", fields) != fields:
+    fields, own_fields = getattr(like, "_fields", None), getattr(state, "_fields", None)
+    if not isinstance(state, tuple) or len(state) != len(like) or own_fields not in (None, fields):
         expected = f"({', '.join(fields)})" if fields else f"a tuple of {len(like)}"
-        got = f"({', '.join(state._fields)})" if hasattr(state, "_fields") else type(state).__name__
-        raise ShapeError(f"{name} is {got}", expected=expected, advice="Pass what initial_state or an earlier call gave")
+        got = f"({', '.join(own_fields)})" if own_fields else type(state).__name__
+        raise ShapeError(
+            f"{name} is {got}", expected=expected, advice="Pass what initial_state or an earlier call gave"
+        )
     for k, (part, wanted) in enumerate(zip(state, like, strict=True)):
         own = f"{name}.{fields[k]}" if fields else f"{name}[{k}]"
         if isinstance(wanted, tuple):

@@ -26,6 +26,7 @@ class Stream:
         self._input_dtype = np.dtype(stateful.input_dtype)
         self._columns = stateful.input_size
         self._output_size = stateful.output_size
+        self._checks_out = stateful.checks_out
         self._plain = stateful.input_size is not None and not stateful.uses_elapsed and not stateful.pools
 
     def push(self, chunk: Any, *, elapsed: Any = None, out: np.ndarray | None = None) -> np.ndarray:
@@ -47,15 +48,14 @@ class Stream:
         if self._plain and elapsed is None and type(chunk) is np.ndarray and chunk.dtype == self._input_dtype:
             # most of the time of a small step is spent outside the engine, so what fits is passed on at once
             shape = chunk.shape
-            if len(shape) == 2 and shape[1] == self._columns:
-                if out is None:
-                    out = np.empty((shape[0], self._output_size), self._dtype)
-                    self._push(chunk, out, None)
-                    return out
-                if type(out) is np.ndarray and out.shape == (shape[0], self._output_size) and out.dtype == self._dtype:
-                    check_out(out, out.shape, self._dtype)
-                    self._push(chunk, out, None)
-                    return out
+            if len(shape) == 2 and shape[1] == self._columns and (out is None or self._checks_out):
+                y = np.empty((shape[0], self._output_size), self._dtype) if out is None else out
+                try:
+                    self._push(chunk, y, None)
+                except (ValueError, TypeError):
+                    # nothing has happened: whoever computes checks first. This finds better words, or another layout
+                    return self._checked_push(chunk, None, out)
+                return y
         return self._checked_push(chunk, elapsed, out)
 
     def _checked_push(self, chunk: Any, elapsed: Any, out: np.ndarray | None) -> np.ndarray:
@@ -73,9 +73,9 @@ class Stream:
             out = np.empty(shape, self._dtype)
         else:
             check_out(out, shape, self._dtype)
-        if np.may_share_memory(out, steps):
-            raise ArgumentError("out shares memory with the chunk", expected="an array of its own")
-        stateful.push(steps, out[None] if out.ndim == 1 else out, times)
+            if np.may_share_memory(out, steps):
+                raise ArgumentError("out shares memory with the chunk", expected="an array of its own")
+        stateful.push(np.ascontiguousarray(steps), out[None] if out.ndim == 1 else out, times)
         return out
 
     def reset(self) -> None:

@@ -63,7 +63,7 @@ class Streams:
             check_out(out, shape, self._dtype)
             if np.may_share_memory(out, frames):
                 raise ArgumentError("out shares memory with x", expected="an array of its own")
-        stateful.tick(frames, out, numbers, times)
+        stateful.tick(np.ascontiguousarray(frames), out, numbers, times)
         return out
 
     def reset(self, rows: Any = None) -> None:

@@ -1,17 +1,14 @@
 """Tasks: a model, its loss, its scores and its predictions, one file each. `recurra.learn` trains them."""
 
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from recurra.checkpoint import read_model, read_weights
+from recurra.checkpoint import load_weights, read_model, read_weights
 from recurra.errors import FormatError
 from recurra.tasks.language_model import LanguageModel, Score
 
 TASKS = {model.task: model for model in (LanguageModel,)}
 
-_ADVICE = "Echo-state networks are opened by recurra.reservoir.load"
+_ADVICE = "Echo-state networks are opened by recurra.reservoir.load, layers by recurra.load_layer"
 
 __all__ = ["TASKS", "LanguageModel", "Score", "load", "load_weights"]
 
@@ -37,21 +34,3 @@ def load(path: str | Path) -> LanguageModel:
     weights, _ = read_weights(folder)
     load_weights(model, weights, source=str(folder))
     return model.eval()
-
-
-def load_weights(model: torch.nn.Module, weights: dict[str, Any], *, source: str) -> None:
-    """Put the weights into the model.
-
-    Raises:
-        FormatError: they are not this model's: names or shapes differ.
-    """
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    for name in sorted(wanted.keys() | got.keys()):
-        if wanted.get(name) != got.get(name):
-            raise FormatError(
-                f"the weights in {source!r} do not fit its model: {name}",
-                got=got.get(name, "nothing"),
-                expected=f"shape {wanted[name]}" if name in wanted else "no such weight",
-            )
-    model.load_state_dict(weights)

@@ -8,21 +8,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recurra.cells import Cell
 from recurra.data import RESERVED, Chunk, Document, TokenStream, Vocabulary, exact_rows
 from recurra.data.stream import IGNORED, Rows
-from recurra.decode import Picker, generate
+from recurra.decode import Picker
 from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Dropout, Layer, Recurrent, Stack
 from recurra.nn.dropout import drop
 from recurra.nn.layer import State
+from recurra.nn.streaming import Carried
+from recurra.runtime.language_model import continued
+from recurra.streams import Stream, Streams
 
 # Longer chunks gain nothing; these keep the memory for a batch of documents small.
 _STEPS_OF_A_CHUNK = 256
@@ -174,7 +175,7 @@ class LanguageModel(nn.Module):
         """Where the parameters are."""
         return self.bias.device
 
-    def stream(self, documents: Sequence[Document]) -> TokenStream:
+    def token_stream(self, documents: Sequence[Document]) -> TokenStream:
         """The documents as one stream of this model's tokens."""
         return TokenStream.from_documents([self.vocabulary.encode(document.text) for document in documents])
 
@@ -197,30 +198,32 @@ class LanguageModel(nn.Module):
         Raises:
             ArgumentError: there is not a single token.
         """
-        stream = self.stream(documents)
+        stream = self.token_stream(documents)
         nats, tokens = self.score_rows(exact_rows(stream, rows=_ROWS))
         characters = sum(len(document.text) for document in documents)
         return Score(nats, tokens, characters, unknown=int((stream.targets == RESERVED).sum()))
+
+    def stream(self) -> Stream:
+        """The model on a stream: tokens in pieces of any size go in, the log odds of the token after each come out.
+
+        numpy in and out. A stream belongs to one thread at a time. Raises ArgumentError while the model is in training.
+        """
+        return Stream(self._carried(1))
+
+    def streams(self, rows: int) -> Streams:
+        """So many streams of the model, stepped as one batch. Raises ArgumentError while it is in training."""
+        return Streams(self._carried(rows))
+
+    def _carried(self, rows: int) -> Carried:
+        return Carried(self, rows, columns=None, output_size=len(self.vocabulary))
 
     def generate(self, prompt: str, pick: Picker, *, length: int) -> Iterator[str]:
         """Continue the prompt by `length` tokens, each yielded as soon as it is made. The reserved token never is.
 
         An empty prompt begins a document. The prompt and the pieces, joined, are the text.
         """
-        # A word brings its own space along.
-        spaced = self.vocabulary.unit == "word" and prompt.endswith(" ")
         self.eval()
-        read = [RESERVED, *self.vocabulary.encode(prompt[:-1] if spaced else prompt).tolist()]
-        for token in generate(self._step_of_one, self.initial_state(1), read, pick, length=length):
-            piece = self.vocabulary.decode([token])
-            yield piece.removeprefix(" ") if spaced else piece
-            spaced = False
-
-    @torch.no_grad()
-    def _step_of_one(self, token: int, state: State) -> tuple[NDArray[np.floating], State]:
-        scores, state = self.step(torch.tensor([token], device=self.device), state)
-        scores[:, RESERVED] = -math.inf
-        return scores[0].cpu().numpy(), state
+        return continued(self.stream(), self.vocabulary, prompt, pick, length=length)
 
     def to_spec(self) -> dict[str, Any]:
         """Everything but the weights, as plain JSON; the programs of the cells are in it."""
