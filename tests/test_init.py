@@ -120,6 +120,18 @@ def test_a_gate_that_writes_keeps_the_complement():
     assert not o.any()
 
 
+@pytest.mark.parametrize(("name", "sign"), [("mgu", -1), ("mingru", -1), ("fastgrnn", 1), ("star", -1)])
+def test_a_bias_that_is_asked_for_makes_a_cell_keep(name: str, sign: int):
+    layer = nn.init.forget_bias_(nn.Recurrent(name, 3, 4), 30.0)
+    assert torch.equal(layer.b[:4], torch.full((4,), 30.0 * sign))
+    assert not layer.b[4:].any()
+    h = torch.rand(2, 4) - 0.5
+    _, after = layer.step(torch.zeros(2, 3), (h,))
+    # a gate that is open keeps the state, but for what a cell does to it besides
+    wanted = torch.tanh(h) if name == "star" else h
+    torch.testing.assert_close(after.h, wanted, atol=0.03, rtol=0)
+
+
 def test_a_cell_without_such_a_gate_says_so():
     for initialise in (lambda layer: nn.init.chrono_(layer, 10), lambda layer: nn.init.forget_bias_(layer, 1.0)):
         with pytest.raises(ArgumentError, match=r"cells are rnn_tanh: expected one with a gate that keeps.*forget="):

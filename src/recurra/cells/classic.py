@@ -77,7 +77,7 @@ def gru_reset_before(x, h, *, W=Input(3), U=Recurrent(2), U_n=Recurrent(), b=Bia
 
 
 @cell
-def mgu(x, h, *, W=Input(2), U_f=Recurrent(), U_h=Recurrent(), b=Bias(2)):
+def mgu(x, h, *, W=Input(2), U_f=Recurrent(), U_h=Recurrent(), b=Bias(2, input=0)):
     """Minimal gated unit (Zhou et al. 2016), section 3: one gate forgets and resets."""
     xf, xh = W @ x + b
     f = sigmoid(xf + U_f @ h)
@@ -107,7 +107,7 @@ def indrnn(x, h, *, W=Input(), u=Diagonal(initial=1.0), b=Bias()):
 
 
 @cell
-def mingru(x, h, *, W=Input(2), b=Bias(2)):
+def mingru(x, h, *, W=Input(2), b=Bias(2, input=0)):
     """minGRU (Feng et al. 2024), section 3.1: gate and candidate read the input only."""
     z, candidate = W @ x + b
     z = sigmoid(z)

@@ -56,7 +56,9 @@ def fastrnn(
 
 
 @cell
-def fastgrnn(x, h, *, W=Input(), U=Recurrent(), b=Bias(2), zeta=Bias(width=1, initial=1), nu=Bias(width=1, initial=-4)):
+def fastgrnn(
+    x, h, *, W=Input(), U=Recurrent(), b=Bias(2, forget=0), zeta=Bias(width=1, initial=1), nu=Bias(width=1, initial=-4)
+):
     """FastGRNN (Kusupati et al. 2018), section 3: gate and candidate share their matrices."""
     b_z, b_h = b
     a = W @ x + U @ h
@@ -67,7 +69,8 @@ def fastgrnn(x, h, *, W=Input(), U=Recurrent(), b=Bias(2), zeta=Bias(width=1, in
 @cell
 def fastgrnn_low_rank(
     x, h, *, W2=Input(rows="rank_w"), W1=Matrix(rows="hidden", columns="rank_w"), U2=Recurrent(rows="rank_u"),
-    U1=Recurrent(columns="rank_u"), b=Bias(2), zeta=Bias(width=1, initial=1), nu=Bias(width=1, initial=-4),
+    U1=Recurrent(columns="rank_u"), b=Bias(2, forget=0), zeta=Bias(width=1, initial=1),
+    nu=Bias(width=1, initial=-4),
 ):  # fmt: skip
     """FastGRNN (Kusupati et al. 2018), W = W1 W2 and U = U1 U2 of the ranks rank_w and rank_u."""
     b_z, b_h = b
