@@ -325,6 +325,7 @@ BAD_CALLS = {
     ),
     "elapsed list": (lambda: TIMED(X, elapsed=[1.0]), r"elapsed is a list: expected a tensor"),
     "elapsed negative": (lambda: TIMED(X, elapsed=-ONES), r"elapsed holds -1.0: expected 0 or more"),
+    "elapsed infinite": (lambda: TIMED(X, elapsed=ONES / 0), r"elapsed holds inf: expected 0 or more, and finite"),
     "elapsed NaN": (lambda: TIMED(X, elapsed=ONES * float("nan")), r"elapsed holds nan: expected 0 or more"),
     "state batch": (
         lambda: GRU(X, GRU.initial_state(2)),

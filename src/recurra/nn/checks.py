@@ -197,21 +197,21 @@ def check_elapsed_wanted(elapsed: Any, wanted: bool) -> None:
 
 
 def check_elapsed(elapsed: Any, shape: tuple[int, ...], lengths: Tensor | None, like: Tensor) -> None:
-    """elapsed has this shape, and is nowhere negative or NaN but in padding."""
+    """elapsed has this shape, and is nowhere negative, infinite or NaN but in padding."""
     if isinstance(elapsed, Tensor) and tuple(elapsed.shape) != shape:
         advice = "One time a row and step: how long ago the step before was"
         raise ShapeError(f"elapsed has shape {_shape(elapsed)}", expected=str(shape), advice=advice)
     check_like("elapsed", elapsed, like)
     if not readable(elapsed):
         return
-    fine = elapsed >= 0
+    fine = (elapsed >= 0) & (elapsed < torch.inf)
     if lengths is not None:
         fine = fine | (torch.arange(shape[1], device=lengths.device) >= lengths[:, None])
     if not bool(fine.all()):
         worst = float(elapsed[~fine].detach()[0])
         raise ArgumentError(
             f"elapsed holds {worst}",
-            expected="0 or more at every valid step",
+            expected="0 or more, and finite, at every valid step",
             advice="Sort the steps of each row by time",
         )
 
