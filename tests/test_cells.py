@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import layers
 from recurra import cells, nn
 from recurra.cells import Bias, Diagonal, Input, Matrix, Recurrent, State, cell, tanh
 from recurra.errors import CellError, RecurraError
@@ -41,8 +42,23 @@ def test_an_unknown_name_brings_the_nearest_ones():
         cells.get("lstm_peep")
     with pytest.raises(CellError, match=r"unknown cell 'indrn'; did you mean 'indrnn'"):
         cells.get("indrn")
+    with pytest.raises(CellError, match=r"unknown cell 'LSTM'; did you mean 'lstm'"):
+        cells.get("LSTM")
     with pytest.raises(CellError, match=r"unknown cell 'qqqq'; see recurra.cells.names\(\)"):
         cells.get("qqqq")
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e4, 1e8])
+@pytest.mark.parametrize("name", layers.CELLS)
+def test_large_inputs_leave_outputs_and_gradients_finite(name: str, scale: float):
+    torch.manual_seed(1)
+    layer = layers.CELLS[name]()
+    x = (scale * torch.randn(4, 7, layer.input_size)).requires_grad_()
+    y, _ = layer(x, elapsed=torch.rand(4, 7) if layer.uses_elapsed else None)
+    y.sum().backward()
+    assert y.isfinite().all()
+    for value in (x, *layer.parameters()):
+        assert value.grad is None or value.grad.isfinite().all()
 
 
 # repeated parameters
@@ -131,6 +147,25 @@ def test_a_chain_of_products_from_the_left_is_an_error_that_shows_the_other():
 
     with pytest.raises(CellError, match=r"written from the right, A @ \(B @ x\)"):
         cell(chained)
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (cells.clockwork_rnn(modules=0), "whole number of modules from 1"),
+        (cells.clockwork_rnn(modules=2.5), "whole number of modules from 1"),
+        (cells.lru(r_max=1.5), "radii with 0 <= smallest <= largest <= 1"),
+        (cells.lru(r_min=0.9, r_max=0.5), "radii with 0 <= smallest <= largest <= 1"),
+    ],
+)
+def test_hyperparameters_that_no_unit_can_have_are_refused(cell: cells.Cell, message: str):
+    with pytest.raises(CellError, match=message):
+        nn.Recurrent(cell, 3, 4)
+
+
+def test_a_ring_may_be_a_circle():
+    layer = nn.Recurrent(cells.lru(r_min=1.0, r_max=1.0), 3, 4)
+    torch.testing.assert_close(torch.exp(-torch.exp(layer.nu)), torch.ones(4))
 
 
 # the liquid time-constant layer

@@ -11,6 +11,7 @@ from recurra.cells.language import (
     exp,
     exp_i,
     expm1,
+    maximum,
     output,
     sigmoid,
     softplus,
@@ -52,10 +53,11 @@ def qrnn_window_2(x, c, previous=State("input"), *, W_1=Input(3), W_2=Input(3), 
 
 @cell
 def minlstm(x, h, *, W=Input(3), b=Bias(3, forget=0, input=1)):
-    """minLSTM (Feng et al. 2024), section 3.2: gates that read the input only, and sum to one."""
+    """minLSTM (Feng et al. 2024), section 3.2: gates that read the input only, and sum to one. f / (f + i) is a sigmoid
+    (appendix B), which stays finite where both gates are shut."""
     f, i, candidate = W @ x + b
-    f, i = sigmoid(f), sigmoid(i)
-    return f / (f + i) * h + i / (f + i) * candidate
+    f = sigmoid(softplus(-i) - softplus(-f))
+    return f * h + (1 - f) * candidate
 
 
 @cell
@@ -81,10 +83,10 @@ def lru(
 @cell
 def rglru(x, h, *, c=8.0, W=Input(3), b=Bias(2), decay=Diagonal(initial=gate_decay(0.9, 0.999, "c"))):
     """Real-gated linear recurrent unit (De et al. 2024), eq. 1 to 4, of the input projected to the width of the
-    state."""
+    state. The root has a floor, so that its gradient stays finite where nothing decays."""
     (xr, xi, value), (b_a, b_x) = W @ x, b
     log_a = -c * softplus(-decay) * sigmoid(xr + b_a)
-    return exp(log_a) * h + sqrt(-expm1(2 * log_a)) * (sigmoid(xi + b_x) * value)
+    return exp(log_a) * h + sqrt(maximum(-expm1(2 * log_a), 1e-30)) * (sigmoid(xi + b_x) * value)
 
 
 register(sru, qrnn, qrnn_window_2, minlstm, lru, rglru)

@@ -108,7 +108,7 @@ def find(cell: str | Cell | Program) -> Cell:
     if isinstance(cell, str):
         if cell in _CELLS:
             return _CELLS[cell]
-        near = difflib.get_close_matches(cell, _CELLS, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(cell.lower(), _CELLS, n=3, cutoff=0.5)
         hint = f"did you mean {_alternatives(near)}?" if near else "see recurra.cells.names()"
         raise CellError(f"unknown cell '{cell}'; {hint}")
     raise CellError(

@@ -7,7 +7,7 @@ from recurra.cells.registry import cell, register
 
 @cell
 def slstm(
-    x, h, c, n, m=State(initial=-1e4), *, heads=1, W=Input(4), R=Recurrent(4, heads="heads"),
+    x, h, c, n, m=State(initial=-1e30), *, heads=1, W=Input(4), R=Recurrent(4, heads="heads"),
     b=Bias(4, initial=(0, 0, spaced(3, 6), 0), forget=2, input=1),
 ):  # fmt: skip
     """sLSTM (Beck et al. 2024), eq. 8 to 17, with a sigmoid forget gate: an exponential input gate, a normaliser n and

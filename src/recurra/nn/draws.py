@@ -30,8 +30,10 @@ def _spaced(gate: Tensor, first: float, last: float) -> None:
 
 
 def _ring_decay(gate: Tensor, smallest: float, largest: float) -> None:
+    if not 0 <= smallest <= largest <= 1:
+        raise ValueError("expected radii with 0 <= smallest <= largest <= 1")
     # the square of the modulus is uniform where the point is uniform on the ring; never quite 1, whose log is zero
-    square = gate.uniform_(smallest**2, min(largest**2, 1 - 1e-6))
+    square = gate.uniform_(*(min(radius**2, 1 - 1e-6) for radius in (smallest, largest)))
     gate.copy_(torch.log(-0.5 * torch.log(square)))
 
 
@@ -49,6 +51,8 @@ def _gate_decay(gate: Tensor, low: float, high: float, power: float) -> None:
 
 
 def _module_of(units: int, modules: float) -> Tensor:
+    if modules < 1 or modules % 1:
+        raise ValueError("expected a whole number of modules from 1")
     return torch.arange(units) * int(modules) // units
 
 
