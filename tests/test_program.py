@@ -228,7 +228,7 @@ def test_programs_of_version_1_are_read() -> None:
 def test_roles_of_states_are_checked() -> None:
     value = json.loads(cells.lstm.program.to_json())
     value["states"][0][3] = "guessed"
-    with pytest.raises((FormatError, CellError), match="role 'guessed'; expected one of , kept, seed"):
+    with pytest.raises((FormatError, CellError), match="role 'guessed'; expected one of , kept, joint, seed"):
         Program.from_json(json.dumps(value))
 
 

@@ -281,6 +281,33 @@ def test_zoneout_happens_as_often_as_it_says(probability: float):
         assert abs(together - probability**2) < 0.01
 
 
+@pytest.mark.parametrize(
+    "transform", [lambda cell: zoneout(cell, 0.3), lambda cell: random_initial_state(cell, 0.3), learned_initial_state]
+)
+@pytest.mark.parametrize(("name", "joint"), [("clockwork_rnn", "t"), ("phased_lstm", "t"), ("slstm", "c n m")])
+@pytest.mark.parametrize("training", [True, False])
+def test_joint_states_are_left_alone(transform, name: str, joint: str, training: bool):
+    torch.manual_seed(0)
+    layer, plain = random_layer(transform(name)).train(training), nn.Recurrent(name, 3, 5).double()
+    x, state, before = 5 * torch.randn(6, 1, 3).double(), layer.initial_state(6), plain.initial_state(6)
+    moved = layer.step(x[:, 0], state, **({"elapsed": torch.ones(6).double()} if layer.uses_elapsed else {}))[1]
+    for one in joint.split():
+        assert torch.equal(getattr(state, one), getattr(before, one))
+    if "t" in joint:
+        assert torch.equal(moved.t, torch.ones(6, 1).double())
+    else:
+        # h = o c / n with 0 < o < 1, |c| <= n: what no unit that stands still alone would keep to
+        y, _ = layer(50 * torch.randn(6, 40, 3).double())
+        assert bool((y.abs() <= 1).all())
+
+
+def test_a_joint_state_that_is_named_is_taken():
+    layer = nn.Recurrent(learned_initial_state("phased_lstm", states=["t"]), 3, 4)
+    assert "initial_t" in dict(layer.named_parameters())
+    with pytest.raises(CellError, match="kept and joint"):
+        cells.State(kept=True, joint=True)
+
+
 @cells.cell
 def counting(x, h, *, W=cells.Input()):
     """A cell that counts its steps."""

@@ -10,7 +10,7 @@ from recurra.program.widths import SCALAR
 def clockwork_rnn(
     x,
     h,
-    t=State(SCALAR),
+    t=State(SCALAR, joint=True),
     *,
     modules=4,
     W=Input(),

@@ -7,9 +7,9 @@ from recurra.cells.registry import cell, register
 
 @cell
 def phased_lstm(
-    x, h, c, t=State(1), *, dt=Elapsed(), W=Input(4), U=Recurrent(4), p_i=Diagonal(), p_f=Diagonal(), p_o=Diagonal(),
-    b=Bias(4, initial=(0, 1, 0, 0), forget=1, input=0), tau=Bias(initial=log_uniform(1, 1000)),
-    s=Bias(initial=uniform(0, 1000)), r_on=Bias(initial=0.05), alpha=0.001,
+    x, h, c, t=State(1, joint=True), *, dt=Elapsed(), W=Input(4), U=Recurrent(4),
+    p_i=Diagonal(), p_f=Diagonal(), p_o=Diagonal(), b=Bias(4, initial=(0, 1, 0, 0), forget=1, input=0),
+    tau=Bias(initial=log_uniform(1, 1000)), s=Bias(initial=uniform(0, 1000)), r_on=Bias(initial=0.05), alpha=0.001,
 ):  # fmt: skip
     """Phased LSTM (Neil et al. 2016), eq. 1-3 and 6-10; t is the time so far."""
     t = t + dt

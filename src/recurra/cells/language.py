@@ -137,10 +137,16 @@ def Bias(
     return ParameterDeclaration("bias", height, None, starts, forget, input, repeat=repeat)
 
 
-def State(width: AnyWidth | None = None, *, initial: float = 0.0, kept: bool = False) -> Any:
-    """A state of another width than hidden (a name, or a number of columns), one that does not start from zero, or
-    one that a reset leaves alone."""
-    return StateDeclaration(_width(width, HIDDEN), float(initial), "kept" if kept else "")
+def State(width: AnyWidth | None = None, *, initial: float = 0.0, kept: bool = False, joint: bool = False) -> Any:
+    """A state of another width than hidden (a name, or a number of columns), or one that does not start from zero.
+
+    A `kept` state is left alone by a reset. A `joint` one means nothing without the time, or without other states (a
+    clock, a stabiliser and what it scales): transforms of states leave it alone unless they are told its name. Raises
+    CellError for a state that is to be both.
+    """
+    if kept and joint:
+        raise CellError("a state is kept and joint; expected one of them at most")
+    return StateDeclaration(_width(width, HIDDEN), float(initial), "kept" if kept else "joint" if joint else "")
 
 
 def Complex(declaration: StateDeclaration | ParameterDeclaration | None = None) -> Any:

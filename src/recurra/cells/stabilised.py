@@ -7,8 +7,8 @@ from recurra.cells.registry import cell, register
 
 @cell
 def slstm(
-    x, h, c, n, m=State(initial=-1e30), *, heads=1, W=Input(4), R=Recurrent(4, heads="heads"),
-    b=Bias(4, initial=(0, 0, spaced(3, 6), 0), forget=2, input=1),
+    x, h, c=State(joint=True), n=State(joint=True), m=State(initial=-1e30, joint=True), *,
+    heads=1, W=Input(4), R=Recurrent(4, heads="heads"), b=Bias(4, initial=(0, 0, spaced(3, 6), 0), forget=2, input=1),
 ):  # fmt: skip
     """sLSTM (Beck et al. 2024), eq. 8 to 17, with a sigmoid forget gate: an exponential input gate, a normaliser n and
     a stabiliser m, which starts so low that the first step counts in full. Units read those of their own head only."""

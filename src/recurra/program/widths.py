@@ -79,17 +79,18 @@ Shape = tuple[Width, ...]
 """(width,) of a vector, (rows, columns) of a matrix."""
 
 
-STATE_ROLES = ("", "kept", "seed", "steps", "begin", "started")
+STATE_ROLES = ("", "kept", "joint", "seed", "steps", "begin", "started")
 
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
     """One state of a cell: its name, width, and the constant that it starts from (and returns to on a reset).
 
-    `role` is empty for what a cell remembers of its input. A "kept" state is left alone by a reset. The others keep
-    books for random numbers and initial values, which transforms of a cell share: "seed", a whole number that is drawn
-    where a sequence begins in training, and kept; "steps", the number of steps since then, kept; "begin", the step
-    at which the sequence began; "started", 1 after the first step.
+    `role` is empty for what a cell remembers of its input. A "kept" state is left alone by a reset; a "joint"
+    one means nothing without the time, or without other states (a clock, a stabiliser and what it scales). The others
+    keep books for random numbers and initial values, which transforms of a cell share: "seed", a whole number that is
+    drawn where a sequence begins in training, and kept; "steps", the number of steps since then, kept; "begin", the
+    step at which the sequence began; "started", 1 after the first step.
     """
 
     name: str
@@ -100,6 +101,11 @@ class StateSpec:
     def __post_init__(self) -> None:
         if self.role not in STATE_ROLES:
             raise CellError(f"state '{self.name}' has role '{self.role}'; expected one of {', '.join(STATE_ROLES)}")
+
+    @property
+    def own(self) -> bool:
+        """Whether it is one that the cell declares, not a book."""
+        return self.role in ("", "kept", "joint")
 
     @property
     def kept(self) -> bool:

@@ -84,11 +84,6 @@ def book(rewrite: Rewrite, role: str, initial: float, advance: Callable[[Symbol]
     return value
 
 
-def own_states(rewrite: Rewrite) -> list[int]:
-    """The states that hold what the cell remembers, not books."""
-    return [k for k, spec in enumerate(rewrite.program.states) if spec.role in ("", "kept")]
-
-
 class Starts:
     """The initial values of states that are computed, not constant: ``where(started, h, value)`` for the state h.
 

@@ -37,14 +37,14 @@ def transformed(cell: AnyCell, name: str, doc: str, change: Change, again: Calla
 
 
 def chosen_states(cell: AnyCell, states: Iterable[str] | None) -> list[str]:
-    """The states that a transform is for: all that the cell has of its own, or those named.
+    """The states that a transform is for: all that the cell has of its own but joint ones, or those named.
 
     Raises CellError for a name that is none of them.
     """
     program = find(cell).program
-    own = [spec.name for spec in program.states if spec.role in ("", "kept")]
+    own = [spec.name for spec in program.states if spec.own]
     if states is None:
-        return own
+        return [spec.name for spec in program.states if spec.own and spec.role != "joint"]
     if isinstance(states, str):
         raise CellError(f"states is {states!r}; expected a list of names: write states=[{states!r}]")
     wanted = list(states)

@@ -19,8 +19,9 @@ from recurra.program.symbols import Symbol
 def zoneout(cell: AnyCell, probability: float | Mapping[str, float]) -> Cell:
     """Zoneout: at each step, each unit of a state keeps its value with this probability (Krueger et al. 2017, eq. 3).
 
-    `probability` is one number for all states, or one by the name of a state (``{"h": 0.1, "c": 0.5}``; a state that is
-    not named is left as it is). Evaluation takes the expectation, ``p * h + (1 - p) * h'``. As published, only what is
+    `probability` is one number for all states but joint ones (a clock, or the sLSTM's c, n and m, one of which cannot
+    stand still alone), or one by the name of a state (``{"h": 0.1, "c": 0.5}``; a state that is not named is left as it
+    is). Evaluation takes the expectation, ``p * h + (1 - p) * h'``. As published, only what is
     handed to the next step zones out: an output that is no state, and other states of the same step, read the new
     value. Raises ArgumentError for a probability outside [0, 1) and CellError for the name of no state.
     """
@@ -104,8 +105,8 @@ def random_initial_state(cell: AnyCell, scale: float, *, states: Iterable[str] |
 
     Each unit is drawn uniformly, with standard deviation `scale` around the state's initial value, which it has in
     evaluation. It makes a model robust against states that it has not been in (Zimmermann et al. 2012, section 3).
-    `states` names the states; without it all of the cell's. Raises ArgumentError for a scale that is not positive and
-    CellError for the name of no state.
+    `states` names the states; without it all of the cell's but joint ones. Raises ArgumentError for a scale that
+    is not positive and CellError for the name of no state.
     """
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < float("inf"):
         raise ArgumentError(f"scale is {scale!r}", expected="a positive number", advice="0.01 to 1 are usual")

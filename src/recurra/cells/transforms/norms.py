@@ -125,7 +125,7 @@ def states_in_output(program: Program) -> dict[str, list[int]]:
     nodes = program.nodes
     found: dict[str, list[int]] = {}
     for state, spec in enumerate(program.states):
-        if spec.role in ("", "kept"):
+        if spec.own:
             values = _values_of(program, program.next_states[state])
             readers = [i for i in ancestors(nodes, [program.output]) if nodes[i].operation in _NONLINEARITIES]
             chosen = sorted(i for i in readers if nodes[i].inputs[0] in values)

@@ -15,7 +15,8 @@ def learned_initial_state(cell: AnyCell, *, states: Iterable[str] | None = None)
     """Sequences begin from states that are parameters: ``initial_h`` for the state h, at first its initial value.
 
     A row begins from them with ``layer.initial_state`` and after a reset; both give them gradients. A state of one
-    column, ``started``, tells whether a row has begun. `states` names the states; without it all of the cell's.
+    column, ``started``, tells whether a row has begun. `states` names the states; without it all of the cell's but
+    joint ones.
     Raises CellError for the name of no state.
     """
     chosen = chosen_states(cell, states)
