@@ -119,7 +119,7 @@ def test_onnx_form_equals_numpy(row: Operation) -> None:
         assert isinstance(form, tuple)
         inputs = [build(part) for part in form[1:]]
         name = f"n{len(nodes)}"
-        attributes = {"to": onnx.TensorProto.BOOL} if form[0] == "Cast" else {}
+        attributes = {"Cast": {"to": onnx.TensorProto.BOOL}, "Mod": {"fmod": 1}}.get(form[0], {})
         nodes.append(onnx.helper.make_node(form[0], inputs, [name], **attributes))
         return name
 

@@ -105,7 +105,7 @@ def core_values(program: Program, parameters: Sequence[Tensor]) -> list[Tensor]:
     return [values[i] for i in program.core_parameters]
 
 
-def _fixed(program: Program, core: Sequence[Tensor], sizes: Mapping[str, int], like: Tensor) -> Values:
+def fixed_values(program: Program, core: Sequence[Tensor], sizes: Mapping[str, int], like: Tensor) -> Values:
     """What is known before the sequence: the core parameters and their gates, constants, and values of sizes alone."""
     values = dict(zip(program.core_parameters, core, strict=True))
     values.update(_constants(program, program.live, sizes, like))
@@ -177,7 +177,7 @@ def before_loop(
         # beyond a row's end stands padding, in `reset` too
         reset = reset & valid
     sizes = core_sizes(program, x.shape[-1], [s.shape[-1] for s in states], [p.shape for p in core])
-    fixed = _fixed(program, core, sizes, x)
+    fixed = fixed_values(program, core, sizes, x)
     sequence = {**fixed, **_bind(program, "input", [_masked(x, valid)])}
     if elapsed is not None:
         sequence.update(_bind(program, "elapsed", [_masked(elapsed[..., None], valid)]))

@@ -132,6 +132,12 @@ def _spike(g: Any, v: Sequence[int], y: int, d: int, slope: float) -> Sequence[i
     return (g.call("div", d, g.mul(width, width)),)
 
 
+# C's remainder, which ONNX has, takes the sign of the dividend; ours takes that of the divisor
+_REST = ("Mod", 0, 1)
+_MOD = ("Where", ("Less", ("Mul", _REST, 1), 0.0), ("Add", _REST, 1), _REST)
+# exp(a) - 1 = tanh(a / 2) (exp(a) + 1), which keeps its digits near zero
+_EXPM1 = ("Mul", ("Tanh", ("Mul", 0.5, 0)), ("Add", ("Exp", 0), 1.0))
+
 _ROWS = [
     Operation("copy", 1, 0, np.copy, lambda t: t.clone, ("Identity", 0), lambda g, v, y, d, _: (d,)),
     Operation("add", 2, 1, np.add, lambda t: t.add, ("Add", 0, 1), lambda g, v, y, d, _: (d, d)),
@@ -170,7 +176,7 @@ _ROWS = [
               lambda g, v, y, d, _: _tied(g, v, y, d, "gt")),
     Operation("clip", 3, 20, np.clip, lambda t: lambda a, low, high: t.clamp(a, low, high), ("Clip", 0, 1, 2), _clip),
     Operation("floor", 1, 21, np.floor, lambda t: t.floor, ("Floor", 0), lambda g, v, y, d, _: (None,)),
-    Operation("mod", 2, 22, np.mod, lambda t: t.remainder, ("Sub", 0, ("Mul", 1, ("Floor", ("Div", 0, 1)))),
+    Operation("mod", 2, 22, np.mod, lambda t: t.remainder, _MOD,
               lambda g, v, y, d, _: (d, g.neg(g.mul(d, g.call("floor", g.call("div", v[0], v[1]))))), cheap=False),
     Operation("where", 3, 23, lambda c, a, b: np.where(c != 0, a, b), _float_where, ("Where", ("Cast", 0), 1, 2),
               lambda g, v, y, d, _: (None, g.call("where", v[0], d, g.constant(0.0)),
@@ -196,7 +202,7 @@ _ROWS = [
               lambda g, v, y, d, _: (g.neg(g.mul(d, g.call("sin", v[0]))),), cheap=False),
     Operation("log1p", 1, 36, np.log1p, lambda t: t.log1p, ("Log", ("Add", 1.0, 0)),
               lambda g, v, y, d, _: (g.call("div", d, g.add(g.constant(1.0), v[0])),), cheap=False),
-    Operation("expm1", 1, 37, np.expm1, lambda t: t.expm1, ("Sub", ("Exp", 0), 1.0),
+    Operation("expm1", 1, 37, np.expm1, lambda t: t.expm1, _EXPM1,
               lambda g, v, y, d, _: (g.mul(d, g.add(g.constant(1.0), y)),), cheap=False),
     Operation("mix", 2, 38, _mix, _torch_mix,
               "random numbers are drawn in training only: export the layer in evaluation, after layer.eval()",

@@ -1,0 +1,203 @@
+"""Layers and models as ONNX files, each compared with the layer before anybody gets it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recurra.errors import ArgumentError
+from recurra.nn import Layer, State
+from recurra.nn.state import state_tensors
+from recurra.onnx.graph_builder import GraphBuilder
+from recurra.onnx.layer_graph import write_layer
+from recurra.onnx.packages import require
+from recurra.onnx.parity import compare
+from recurra.onnx.parts import HasParts, Parts
+from recurra.onnx.program_graph import Signals
+
+_MOST_BYTES = 2**31 - 2**20  # protobuf's largest message, and room for the nodes
+_NO_LENGTH = np.array([2**62])
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An ONNX file that gives what the layer gives.
+
+    `inputs` and `outputs` are its names in order, `states` the (input, output) name of each value of the state,
+    `operators` the kinds of nodes in it, `difference` the largest one from the layer, relative to the largest value.
+    """
+
+    path: Path
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    states: tuple[tuple[str, str], ...]
+    operators: tuple[str, ...]
+    difference: float
+
+
+def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exported:
+    """Writes a layer, a model's parts, or the language model as an ONNX file, in evaluation.
+
+    Inputs: ``x`` (batch, time, input_size), or with an embedding ``tokens`` (batch, time), whole numbers; ``elapsed``
+    (batch, time) for layers that need it; and, to be given or left out, ``lengths`` (batch,), whole numbers, and each
+    value of the state (batch, columns), initial where it is left out. Outputs: ``y``, or with heads ``scores``, and
+    each value of the next state. Batch and time are free. Cells that are exactly ONNX's LSTM, GRU or RNN become those
+    operators in single precision; all others a Scan over their equations.
+
+    The file is run by ONNX Runtime and compared with the layer; it takes its place only when both agree.
+
+    Raises ArgumentError for a layer that has no form in ONNX, for half precision, for weights of 2 GiB or more, and
+    where the two do not agree; BackendUnavailable where onnx or onnxruntime is not installed; OSError where the file
+    cannot be written.
+    """
+    require("onnx")
+    require("onnxruntime")
+    parts = model if isinstance(model, Parts) else Parts(model) if isinstance(model, Layer) else None
+    if parts is None and isinstance(model, HasParts):
+        parts = model.onnx_parts()
+    if parts is None:
+        raise ArgumentError(
+            f"model is a {type(model).__name__}",
+            expected="a layer of recurra.nn, recurra.onnx.Parts, or a LanguageModel",
+        )
+    target = Path(path)
+    layers = parts.layers
+    modes = [(module, module.training) for module in layers.modules()]
+    layers.eval()
+    try:
+        with torch.no_grad():
+            graph = _Graph(parts)
+            content = graph.model.SerializeToString()
+            difference = compare(parts, content, graph.state_inputs)
+    finally:
+        for module, training in modes:
+            module.training = training
+    _write(target, content)
+    proto = graph.model.graph
+    return Exported(
+        target,
+        tuple(one.name for one in proto.input),
+        tuple(one.name for one in proto.output),
+        tuple(zip(graph.state_inputs, graph.state_outputs, strict=True)),
+        tuple(sorted({node.op_type for node in proto.node})),
+        difference,
+    )
+
+
+def _write(target: Path, content: bytes) -> None:
+    beside = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        beside.write_bytes(content)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+class _Graph:
+    """The graph of a model's parts."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        dtype = _dtype(parts)
+        self.builder = builder = GraphBuilder(dtype)
+        self._onnx = require("onnx")
+        initial = parts.layers.initial_state(1)
+        names = list(_names(initial))
+        self.state_inputs = [f"state{name}" for name in names]
+        self.state_outputs = [f"next{name}" for name in names]
+        source = "x" if parts.embedding is None else "tokens"
+        signals = self._signals(source)
+        x = source if parts.embedding is None else builder.op("Gather", builder.array(_numpy(parts.embedding)), source)
+        columns = [tensor.shape[1] for tensor in state_tensors(initial)]
+        held = iter(
+            [builder.expand(name, signals.batch, n) for name, n in zip(self.state_inputs, columns, strict=True)]
+        )
+        y, after = write_layer(builder, parts.layers, x, _nested(initial, held), signals)
+        for weight, bias in parts.heads:
+            y = builder.linear(y, _numpy(weight), None if bias is None else _numpy(bias))
+        target = "scores" if parts.heads else "y"
+        for value, name in zip([y, *_flat(after)], [target, *self.state_outputs], strict=True):
+            builder.rename(value, name)
+        self.model = self._finish(source, target, initial, columns)
+
+    def _signals(self, source: str) -> Signals:
+        """What every layer reads beside its input, out of the inputs of the graph."""
+        builder = self.builder
+        batch, time = builder.size(source, 0), builder.size(source, 1)
+        lengths = builder.op("Expand", builder.op("Min", "lengths", time), batch)
+        scalar = builder.op("Squeeze", time)
+        steps = builder.op("Range", builder.array(np.array(0)), scalar, builder.array(np.array(1)))
+        valid = builder.op("Less", steps, builder.op("Unsqueeze", lengths, builder.whole(1)))
+        elapsed = "elapsed" if self.parts.layers.uses_elapsed else None
+        return Signals(batch, lengths, builder.op("Unsqueeze", valid, builder.whole(2)), elapsed)
+
+    def _finish(self, source: str, target: str, initial: State, columns: Sequence[int]) -> Any:
+        builder, layers = self.builder, self.parts.layers
+        whole, kind = self._onnx.TensorProto.INT64, builder.float_kind
+        info = self._onnx.helper.make_tensor_value_info
+        features = [] if source == "tokens" else [layers.input_size]
+        inputs = [info(source, whole if source == "tokens" else kind, ["batch", "time", *features])]
+        if layers.uses_elapsed:
+            inputs.append(info("elapsed", kind, ["batch", "time"]))
+        # where it is left out, its one number stands for all rows
+        inputs.append(info("lengths", whole, ["rows"]))
+        size = self.parts.heads[-1][0].shape[0] if self.parts.heads else layers.output_size
+        outputs = [info(target, kind, ["batch", *([] if layers.pools else ["time"]), size])]
+        optional: dict[str, NDArray[Any]] = {"lengths": _NO_LENGTH}
+        for own, following, tensor, n in zip(
+            self.state_inputs, self.state_outputs, state_tensors(initial), columns, strict=True
+        ):
+            inputs.append(info(own, kind, ["rows", n]))
+            outputs.append(info(following, kind, ["batch", n]))
+            optional[own] = _numpy(tensor)
+        weights = sum(value.nbytes for _, value in builder.arrays.values())
+        if weights > _MOST_BYTES:
+            raise ArgumentError(
+                f"the weights take {weights:,} bytes", expected="less than 2 GiB, which an ONNX file can hold"
+            )
+        return builder.model(inputs, outputs, optional, {"written_by": "recurra", **self.parts.about})
+
+
+def _dtype(parts: Parts) -> np.dtype[Any]:
+    """The one dtype of all weights."""
+    found = {value.dtype for value in parts.layers.state_dict().values() if value.is_floating_point()}
+    found |= {weight.dtype for weight, _ in parts.heads}
+    if parts.embedding is not None:
+        found.add(parts.embedding.dtype)
+    if len(found) != 1 or not found <= {torch.float32, torch.float64}:
+        names = ", ".join(sorted(str(one).removeprefix("torch.") for one in found)) or "nothing"
+        raise ArgumentError(
+            f"the weights are {names}", expected="all float32 or all float64", advice="Export a copy: model.float()"
+        )
+    return np.dtype(str(found.pop()).removeprefix("torch."))
+
+
+def _numpy(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().cpu().numpy()
+
+
+def _names(state: State, prefix: str = ""):
+    """A dotted name for each value of a nested state."""
+    fields = getattr(state, "_fields", range(len(state)))
+    for name, part in zip(fields, state, strict=True):
+        if isinstance(part, tuple):
+            yield from _names(part, f"{prefix}.{name}")
+        else:
+            yield f"{prefix}.{name}"
+
+
+def _nested(state: State, values: Any) -> Any:
+    """The same nest with other values, in order."""
+    return tuple(_nested(part, values) if isinstance(part, tuple) else next(values) for part in state)
+
+
+def _flat(nested: Any) -> list[str]:
+    return [value for part in nested for value in (_flat(part) if isinstance(part, tuple) else (part,))]

@@ -1,0 +1,195 @@
+"""Layers and wrappers as parts of an ONNX graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from recurra.errors import ArgumentError
+from recurra.nn import (
+    LTC,
+    Bidirectional,
+    Dropout,
+    Last,
+    Layer,
+    MaskedBatchNorm,
+    Mean,
+    Recurrent,
+    Residual,
+    Stack,
+    WeightDropout,
+)
+from recurra.onnx.graph_builder import GraphBuilder
+from recurra.onnx.program_graph import Signals, write_program
+from recurra.onnx.standard_operators import standard_operator, write_standard
+
+Names = Any
+"""The names of a state's values, nested as the state is."""
+
+_TO_THE_END = 2**62
+
+Result = tuple[str, Names]
+_Write = Callable[[GraphBuilder, Any, str, Names, Signals], Result]
+
+
+def write_layer(builder: GraphBuilder, layer: Layer, x: str, state: Names, signals: Signals) -> Result:
+    """A layer in evaluation: x (batch, time, input), each value of the state (batch, columns). Returns y and the next
+    state. Raises ArgumentError for a layer that has no form in ONNX yet."""
+    write = _writer(layer)
+    if write is None:
+        raise ArgumentError(refusal(layer), advice="Layers of other classes run in torch and in recurra.runtime")
+    return write(builder, layer, x, state, signals)
+
+
+def refusal(layer: Layer) -> str:
+    """Why a layer has no form in ONNX; empty when it has one."""
+    write = _writer(layer)
+    if write is None:
+        known = ", ".join(sorted(kind.__name__ for kind in _WRITERS))
+        return f"a layer of class {type(layer).__name__} has no form in ONNX; those that have one are {known}"
+    inner = (one for one in layer.children() if isinstance(one, Layer))
+    return next(filter(None, map(refusal, inner)), "")
+
+
+def _writer(layer: Layer) -> _Write | None:
+    return next((write for kind, write in _WRITERS.items() if isinstance(layer, kind)), None)
+
+
+def _recurrent(builder: GraphBuilder, layer: Recurrent, x: str, state: Names, signals: Signals) -> Result:
+    write = write_standard if standard_operator(layer) else write_program
+    y, after = write(builder, layer, x, state, signals)
+    return y, tuple(after)
+
+
+def _stack(builder: GraphBuilder, layer: Stack, x: str, state: Names, signals: Signals) -> Result:
+    after = []
+    for one, own in zip(layer.layers, state, strict=True):
+        x, following = write_layer(builder, one, x, own, signals)
+        after.append(following)
+    return x, tuple(after)
+
+
+def _residual(builder: GraphBuilder, layer: Residual, x: str, state: Names, signals: Signals) -> Result:
+    y, after = write_layer(builder, layer.layer, x, state, signals)
+    return builder.op("Add", signals.masked(builder, x), y), after
+
+
+def _inner(builder: GraphBuilder, layer: Dropout, x: str, state: Names, signals: Signals) -> Result:
+    """What is dropped in training is not dropped here."""
+    return write_layer(builder, layer.layer, x, state, signals)
+
+
+def _weight_dropout(builder: GraphBuilder, layer: WeightDropout, x: str, state: Names, signals: Signals) -> Result:
+    inner, seed = state
+    y, after = write_layer(builder, layer.layer, x, inner, signals)
+    return y, (after, seed)
+
+
+def _batch_norm(builder: GraphBuilder, layer: MaskedBatchNorm, x: str, state: Names, signals: Signals) -> Result:
+    scale = layer.weight / (layer.running_variance + layer.epsilon).sqrt()
+    shifted = builder.op("Sub", x, _array(builder, layer.running_mean))
+    y = builder.op("Add", builder.op("Mul", shifted, _array(builder, scale)), _array(builder, layer.bias))
+    return signals.masked(builder, y), ()
+
+
+def _last(builder: GraphBuilder, layer: Last, x: str, state: Names, signals: Signals) -> Result:
+    inner, last = state
+    y, after = write_layer(builder, layer.layer, x, inner, signals)
+    # what was last before stands first, so that a row without a step keeps it
+    steps = builder.op("Concat", builder.op("Unsqueeze", last, builder.whole(1)), y, axis=1)
+    place = builder.op("Unsqueeze", signals.lengths, builder.whole(1))
+    last = builder.op("GatherND", steps, place, batch_dims=1)
+    return last, (after, last)
+
+
+def _mean(builder: GraphBuilder, layer: Mean, x: str, state: Names, signals: Signals) -> Result:
+    inner, total, count = state
+    y, after = write_layer(builder, layer.layer, x, inner, signals)
+    total = builder.op("Add", total, builder.op("ReduceSum", y, builder.whole(1), keepdims=0))
+    steps = builder.op("Unsqueeze", builder.cast(signals.lengths), builder.whole(1))
+    count = builder.op("Add", count, steps)
+    return builder.op("Div", total, builder.op("Max", count, builder.number(1.0))), (after, total, count)
+
+
+def _bidirectional(builder: GraphBuilder, layer: Bidirectional, x: str, state: Names, signals: Signals) -> Result:
+    def reverse(value: str) -> str:
+        return builder.op("ReverseSequence", value, signals.lengths, batch_axis=0, time_axis=1)
+
+    y, after = write_layer(builder, layer.forward_layer, x, state[0], signals)
+    elapsed = None
+    if signals.elapsed is not None and layer.backward_layer.uses_elapsed:
+        elapsed = reverse(_of_next(builder, signals.elapsed, signals))
+    y_back, after_back = write_layer(
+        builder, layer.backward_layer, reverse(x), state[1], replace(signals, elapsed=elapsed)
+    )
+    if not layer.pools:
+        y_back = reverse(y_back)
+    return builder.op("Concat", y, y_back, axis=-1), (after, after_back)
+
+
+def _of_next(builder: GraphBuilder, value: str, signals: Signals) -> str:
+    """What stood at step t + 1, now at t; zero at the last valid step (batch, time)."""
+    zero = builder.number(0.0)
+
+    def later(one: str) -> str:
+        return builder.slice(builder.op("Pad", one, builder.whole(0, 0, 0, 1), zero), 1, _TO_THE_END, 1)
+
+    following = builder.op("Greater", later(builder.cast(builder.op("Squeeze", signals.valid, builder.whole(2)))), zero)
+    return builder.op("Where", following, later(value), zero)
+
+
+def _ltc(builder: GraphBuilder, layer: LTC, x: str, state: Names, signals: Signals) -> Result:
+    assert signals.elapsed is not None
+    own = {name: value.detach() for name, value in layer.named_parameters()}
+    for name in ("input_w", "w", "g", "c"):
+        own[name] = own[name].exp().log1p()
+    values = {name: _array(builder, value) for name, value in own.items()}
+    values["rest"] = _array(builder, own["g"] * own["v_leak"])
+    values["pace"] = _array(builder, 1 / (layer.unfolds * own["c"]))
+    times = builder.op("Unsqueeze", signals.elapsed, builder.whole(-1))
+
+    def synapses(body: GraphBuilder, sources: str, prefix: str) -> tuple[str, str]:
+        """The conductance into each unit, and what it drives the unit by."""
+        shifted = body.op("Sub", body.op("Unsqueeze", sources, body.whole(2)), values[f"{prefix}mu"])
+        active = body.op("Sigmoid", body.op("Mul", values[f"{prefix}gamma"], shifted))
+        open_ = body.op("Mul", values[f"{prefix}w"], active)
+        driven = body.op("Mul", open_, values[f"{prefix}E"])
+        open_, driven = (body.op("ReduceSum", one, body.whole(1), keepdims=0) for one in (open_, driven))
+        return open_, driven
+
+    def step(body: GraphBuilder, held: list[str], given: list[str]) -> tuple[list[str], list[str]]:
+        valid, x_t, elapsed = given
+        rate = body.op("Mul", elapsed, values["pace"])
+        open_x, driven_x = synapses(body, x_t, "input_")
+        open_x, driven_x = body.op("Add", values["g"], open_x), body.op("Add", values["rest"], driven_x)
+        (v,) = held
+        for _ in range(layer.unfolds):
+            open_v, driven_v = synapses(body, v, "")
+            above = body.op("Add", v, body.op("Mul", rate, body.op("Add", driven_x, driven_v)))
+            below = body.op("Mul", rate, body.op("Add", open_x, open_v))
+            v = body.op("Div", above, body.op("Add", body.number(1.0), below))
+        return [body.op("Where", valid, v, held[0])], [body.op("Where", valid, v, body.number(0.0))]
+
+    after, (y,) = builder.loop(list(state), [signals.valid, x, times], step)
+    return y, tuple(after)
+
+
+def _array(builder: GraphBuilder, value: Tensor) -> str:
+    return builder.array(value.detach().numpy())
+
+
+_WRITERS: dict[type[Layer], _Write] = {
+    Recurrent: _recurrent,
+    Stack: _stack,
+    Bidirectional: _bidirectional,
+    Residual: _residual,
+    Dropout: _inner,
+    WeightDropout: _weight_dropout,
+    MaskedBatchNorm: _batch_norm,
+    Last: _last,
+    Mean: _mean,
+    LTC: _ltc,
+}

@@ -1,0 +1,146 @@
+"""Runs an ONNX model: its recurrent nodes on our engine, the plain ones around them in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurra.errors import ArgumentError, FormatError, RecurraError
+from recurra.onnx.files import Source, array_of, attributes_of, describe, read_source
+from recurra.onnx.packages import require
+from recurra.onnx.plain_operators import PLAIN, Limits
+from recurra.onnx.recurrent_nodes import RECURRENT, read_node, run_node
+
+Array = NDArray[Any]
+
+MOST_BYTES = 2**30
+"""The largest value that a model may make, in bytes, unless a call says otherwise."""
+
+
+def run(model: Any, inputs: Mapping[str, Array], *, most_bytes: int = MOST_BYTES) -> dict[str, Array]:
+    """The outputs of an ONNX model by name, its RNN, GRU and LSTM nodes run by our engine.
+
+    `model` is a path, the bytes of a file, or an onnx.ModelProto; `inputs` has an array for each input of the graph.
+    Around recurrent nodes the plain operators of `recurra.onnx.PLAIN` may stand. No value of more than `most_bytes`
+    is made: a file cannot ask for all memory.
+
+    Raises FormatError for a file that is damaged or has something that is not run here, ArgumentError and ShapeError
+    for inputs that do not fit, and BackendUnavailable without the package onnx.
+    """
+    return Prepared(read_source(model), most_bytes).run(inputs)
+
+
+@dataclass(frozen=True)
+class _Node:
+    """A node, its attributes read."""
+
+    proto: Any
+    attributes: dict[str, Any]
+
+
+class Prepared:
+    """A model whose constants and attributes are read, ready to run many times."""
+
+    def __init__(self, source: Source, most_bytes: int = MOST_BYTES) -> None:
+        graph = source.graph
+        self._limits = Limits(source.opset, most_bytes)
+        self._constants = {one.name: array_of(one, source.folder) for one in graph.initializer}
+        self._inputs = {one.name: one for one in graph.input}
+        self.input_names = [name for name in self._inputs if name not in self._constants]
+        self.output_names = [one.name for one in graph.output]
+        self._nodes = [self._read(node, source) for node in graph.node]
+
+    def _read(self, node: Any, source: Source) -> _Node:
+        if node.domain not in ("", "ai.onnx") or (node.op_type not in PLAIN and node.op_type not in RECURRENT):
+            raise FormatError(
+                f"{describe(node)} is not run here",
+                expected=f"{', '.join(RECURRENT)}, or a plain operator: {', '.join(PLAIN)}",
+                advice="Run the model with onnxruntime, or cut out its recurrent part",
+            )
+        attributes = attributes_of(node, source.folder)
+        if node.op_type == "Split":
+            attributes["outputs"] = len(node.output)
+        return _Node(node, attributes)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `recurra.onnx.run`."""
+        values = {**self._constants, **self._given(inputs)}
+        for node in self._nodes:
+            proto = node.proto
+            given = [None if not name else _look_up(values, name, proto) for name in proto.input]
+            with np.errstate(all="ignore"):
+                results = self._run_node(node, given)
+            for name, result in zip(proto.output, results, strict=False):
+                if name:
+                    values[name] = result
+        missing = [name for name in self.output_names if name not in values]
+        if missing:
+            raise FormatError(f"no node makes the output '{missing[0]}'", expected="one that does")
+        return {name: values[name] for name in self.output_names}
+
+    def _given(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        unknown = sorted(set(inputs) - set(self._inputs))
+        missing = [name for name in self.input_names if name not in inputs]
+        if unknown or missing:
+            raise ArgumentError(
+                f"inputs has no '{missing[0]}'" if missing else f"inputs has '{unknown[0]}'",
+                expected=f"an array for each of {', '.join(self.input_names)}",
+            )
+        given = {name: np.asarray(value) for name, value in inputs.items()}
+        for name, value in given.items():
+            self._check(name, value, self._inputs[name].type.tensor_type)
+        return given
+
+    def _check(self, name: str, value: Array, declared: Any) -> None:
+        dtype = _dtype(declared.elem_type)
+        if value.dtype != dtype:
+            raise ArgumentError(f"input '{name}' has dtype {value.dtype}", expected=str(dtype or "plain numbers"))
+        if declared.HasField("shape"):
+            sizes = [one.dim_value if one.HasField("dim_value") else None for one in declared.shape.dim]
+            fits = len(sizes) == value.ndim and all(
+                size in (None, own) for size, own in zip(sizes, value.shape, strict=True)
+            )
+            if not fits:
+                raise ArgumentError(f"input '{name}' has shape {value.shape}", expected=f"{sizes} (None is any size)")
+
+    def _run_node(self, node: _Node, given: Sequence[Array | None]) -> Sequence[Array]:
+        try:
+            if node.proto.op_type in RECURRENT:
+                return self._run_recurrent(node, given)
+            return PLAIN[node.proto.op_type](given, node.attributes, self._limits)
+        except RecurraError as error:
+            raise type(error)(f"{describe(node.proto)}: {error}") from error
+        except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
+            raise FormatError(f"{describe(node.proto)} does not fit its inputs: {error}") from error
+
+    def _run_recurrent(self, node: _Node, given: Sequence[Array | None]) -> Sequence[Array]:
+        kind = node.proto.op_type
+        x, W, R, B, lengths, h, c, P = (*given, *[None] * 8)[:8]
+        found = read_node(kind, node.attributes, [W, R, B, P])
+        if x is None or x.ndim != 3:
+            raise FormatError("X of a recurrent node", expected="three dimensions")
+        steps = x.shape[0] * x.shape[1] * len(found.directions)
+        gates = len(found.directions[0].parameters["W"])
+        self._limits.check((steps, max(gates, found.hidden_size)), np.dtype(np.float64))
+        y, last = run_node(found, x, lengths, [h, c])
+        return [y, *last]
+
+
+def _look_up(values: Mapping[str, Array], name: str, proto: Any) -> Array:
+    if name not in values:
+        raise FormatError(
+            f"{describe(proto)} reads '{name}'", expected="an input, a weight or an earlier node's output"
+        )
+    return values[name]
+
+
+def _dtype(kind: int) -> np.dtype[Any] | None:
+    onnx = require("onnx")
+    try:
+        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    except KeyError:
+        return None

@@ -1,0 +1,145 @@
+"""Layers and models as ONNX files. That every layer's graph equals it is law 11; here is what a user does with one."""
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import recurra.onnx
+from recurra import cells, nn
+from recurra.data import Vocabulary
+from recurra.errors import ArgumentError, BackendUnavailable, ShapeError
+from recurra.program.operations import TABLE
+from recurra.tasks import LanguageModel
+from recurra.testing import check_laws
+
+onnx = pytest.importorskip("onnx", reason="onnx is an extra: pip install 'recurra[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'recurra[onnx]'")
+
+
+def session(path: Path):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+STANDARD = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "gru": "GRU", "gru_reset_before": "GRU", "lstm": "LSTM"}
+STANDARD |= {"lstm_peephole": "LSTM"}
+
+
+@pytest.mark.parametrize("name", [*STANDARD, "mgu"])
+def test_cells_that_are_exactly_standard_operators_become_those(name: str, tmp_path: Path):
+    layer = nn.Recurrent(name, 3, 5)
+    single = recurra.onnx.export(layer, tmp_path / "single.onnx")
+    assert STANDARD.get(name, "Scan") in single.operators
+    assert ("Scan" in single.operators) == (name not in STANDARD)
+    # runtimes have no kernels of these in double precision
+    assert "Scan" in recurra.onnx.export(layer.double(), tmp_path / "double.onnx").operators
+
+
+def test_other_equations_under_the_same_name_become_a_scan(tmp_path: Path):
+    @cells.cell
+    def gru(x, h, *, W=cells.Input(), U=cells.Recurrent()):
+        return cells.tanh(W @ x - U @ h)
+
+    assert "Scan" in recurra.onnx.export(nn.Recurrent(gru, 3, 5), tmp_path / "layer.onnx").operators
+
+
+@pytest.mark.parametrize("cell", ["gru", "slstm"])
+def test_a_file_streams_with_its_state(cell: str, tmp_path: Path):
+    layer = nn.Stack(nn.Recurrent(cell, 3, 4), nn.Residual(nn.Recurrent("mgu", 4, 4)))
+    exported = recurra.onnx.export(layer, tmp_path / "layer.onnx")
+    assert exported.inputs[:2] == ("x", "lengths")
+    assert exported.states[0] == ("state.0.h", "next.0.h")
+    run = session(exported.path).run
+    x = torch.randn(2, 6, 3)
+    whole, after = layer(x)
+    given: dict[str, np.ndarray] = {}  # the first step begins from the initial state
+    for t in range(6):
+        y, *following = run(None, {"x": x[:, t : t + 1].numpy(), **given})
+        given = dict(zip([own for own, _ in exported.states], following, strict=True))
+        np.testing.assert_allclose(y[:, 0], whole[:, t].detach(), atol=1e-6)
+    np.testing.assert_allclose(given["state.1.h"], after[1].h.detach(), atol=1e-6)
+
+
+def test_the_file_is_valid_and_another_runtime_agrees(tmp_path: Path):
+    layer = nn.Bidirectional(nn.Recurrent("lstm_projected", 3, 4, widths={"projection": 2}), nn.GRU(3, 2))
+    exported = recurra.onnx.export(layer, tmp_path / "layer.onnx")
+    onnx.checker.check_model(onnx.load(exported.path), full_check=True)
+    x = torch.randn(2, 5, 3)
+    from onnx.reference import ReferenceEvaluator
+
+    y = ReferenceEvaluator(str(exported.path)).run(["y"], {"x": x.numpy()})[0]
+    np.testing.assert_allclose(y, layer(x)[0].detach(), atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_language_model(tied: bool, tmp_path: Path):
+    vocabulary = Vocabulary("char", list("abcé"))
+    model = LanguageModel.build(vocabulary, cell="lstm", hidden=6, layers=2, embedding=4, dropout=0.5, tied=tied)
+    model.train()
+    exported = recurra.onnx.export(model, tmp_path / "model.onnx")
+    assert model.training
+    tokens = torch.randint(0, len(vocabulary), (2, 7))
+    scores, *_ = session(exported.path).run(None, {"tokens": tokens.numpy()})
+    np.testing.assert_allclose(scores, model.eval()(tokens)[0].detach(), atol=1e-6)
+    about = {one.key: one.value for one in onnx.load(exported.path).metadata_props}
+    assert Vocabulary.from_dict(json.loads(about["vocabulary"])) == vocabulary
+
+
+def test_an_embedding_and_heads_of_ones_own(tmp_path: Path):
+    embedding, layer, head = torch.nn.Embedding(9, 3), nn.Mean(nn.GRU(3, 4)), torch.nn.Linear(4, 2)
+    parts = recurra.onnx.Parts(layer, embedding.weight, ((head.weight, head.bias),))
+    exported = recurra.onnx.export(parts, tmp_path / "model.onnx")
+    tokens, lengths = torch.randint(0, 9, (3, 5)), torch.tensor([5, 0, 2])
+    found, *_ = session(exported.path).run(None, {"tokens": tokens.numpy(), "lengths": lengths.numpy()})
+    expected = head(layer(embedding(tokens), lengths=lengths)[0])
+    np.testing.assert_allclose(found, expected.detach(), atol=1e-6)
+    with pytest.raises(ShapeError, match="head 0 has a weight of shape"):
+        recurra.onnx.Parts(layer, heads=((torch.zeros(2, 3), None),))
+    with pytest.raises(ShapeError, match="the embedding gives 4 features"):
+        recurra.onnx.Parts(layer, torch.zeros(2, 4))
+
+
+def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    layer, path = nn.Recurrent("mgu", 3, 5), tmp_path / "layer.onnx"
+    path.write_bytes(b"an earlier file")
+    monkeypatch.setitem(TABLE, "tanh", dataclasses.replace(TABLE["tanh"], onnx=("Sin", 0)))
+    with pytest.raises(ArgumentError, match=r"the ONNX graph differs from the layer by .* Nothing was written"):
+        recurra.onnx.export(layer, path)
+    assert path.read_bytes() == b"an earlier file"
+    assert list(tmp_path.iterdir()) == [path]
+    report = check_laws(layer, samples=1, raise_on_failure=False)
+    assert [failure.number for failure in report.failures] == [11]
+
+
+def test_what_has_no_form_is_refused_by_name(tmp_path: Path):
+    path = tmp_path / "layer.onnx"
+    with pytest.raises(ArgumentError, match="the weights are bfloat16: expected all float32 or all float64"):
+        recurra.onnx.export(nn.GRU(3, 4).bfloat16(), path)
+    with pytest.raises(ArgumentError, match=r"model is a GRU: expected a layer of recurra\.nn"):
+        recurra.onnx.export(torch.nn.GRU(3, 4), path)
+    with pytest.raises(ArgumentError, match="a layer of class WindowAttention has no form in ONNX"):
+        recurra.onnx.export(nn.hybrid_block(nn.GRU(3, 4), window=3), path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_packages_it_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("recurra.onnx.packages.find_spec", lambda name: None)
+    with pytest.raises(BackendUnavailable, match=r"onnx is not installed. .*pip install 'recurra\[onnx\]'"):
+        recurra.onnx.export(nn.GRU(3, 4), tmp_path / "layer.onnx")
+    report = check_laws(nn.GRU(2, 3), samples=1)
+    assert report[11].reason == "onnx and onnxruntime not installed: pip install 'recurra[onnx]'"
+
+
+def test_exporting_leaves_the_layer_as_it_was(tmp_path: Path):
+    layer = nn.Stack(nn.Dropout(nn.GRU(3, 4), 0.5), nn.MaskedBatchNorm(4)).train()
+    layer.layers[0].eval()
+    weights = copy.deepcopy(layer.state_dict())
+    recurra.onnx.export(layer, tmp_path / "layer.onnx")
+    assert [one.training for one in layer.layers] == [False, True]
+    assert all(torch.equal(weights[name], value) for name, value in layer.state_dict().items())

@@ -1,0 +1,226 @@
+"""ONNX's recurrent operators on our engine: against ONNX Runtime, and against the equations of the standard."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import recurra.onnx
+from recurra.errors import ArgumentError, FormatError
+
+onnx = pytest.importorskip("onnx", reason="onnx is an extra: pip install 'recurra[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'recurra[onnx]'")
+TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
+
+GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
+TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
+Arrays = dict[str, np.ndarray]
+
+
+def model_of(nodes: list[Any], given: Arrays, outputs: list[str], weights: Arrays | None = None) -> Any:
+    """A model of these nodes, whose inputs are these arrays."""
+    kinds = helper.np_dtype_to_tensor_dtype
+    inputs = [helper.make_tensor_value_info(n, kinds(v.dtype), v.shape) for n, v in given.items()]
+    infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
+    arrays = [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()]
+    graph = helper.make_graph(nodes, "graph", inputs, infos, arrays)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def node_of(kind: str, *, direction: str = "forward", parts: str = "", **attributes: Any) -> tuple[Any, Arrays]:
+    """A model of one recurrent node and its inputs. `parts` has a letter for each input that is not left out: b of the
+    bias, l of the lengths, i of the initial states, p of the peepholes."""
+    rng = np.random.default_rng(sum(map(ord, kind + direction + parts)))
+    count, gates = 2 if direction == "bidirectional" else 1, GATES[kind]
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape, scale=0.5).astype(np.float32)
+
+    given = {"X": draw(TIME, BATCH, INPUT)}
+    weights = {"W": draw(count, gates * HIDDEN, INPUT), "R": draw(count, gates * HIDDEN, HIDDEN)}
+    names = ["X", "W", "R"]
+    for letter, name, value in (
+        ("b", "B", draw(count, 2 * gates * HIDDEN)),
+        ("l", "lengths", np.array([5, 2, 3], np.int32)),
+        ("i", "h", draw(count, BATCH, HIDDEN)),
+        *([("i", "c", draw(count, BATCH, HIDDEN)), ("p", "P", draw(count, 3 * HIDDEN))] if kind == "LSTM" else []),
+    ):
+        names.append(name if letter in parts else "")
+        if letter in parts:
+            (weights if name in ("B", "P") else given)[name] = value
+    outputs = ["Y", "Y_h", *(["Y_c"] if kind == "LSTM" else [])]
+    attributes = {name: value for name, value in attributes.items() if value != []}
+    node = helper.make_node(kind, names, outputs, hidden_size=HIDDEN, direction=direction, **attributes)
+    return model_of([node], given, outputs, weights), given
+
+
+def against_onnxruntime(model: Any, given: Arrays) -> None:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    expected = onnxruntime.InferenceSession(model.SerializeToString(), options).run(None, given)
+    for found, wanted in zip(recurra.onnx.run(model, given).values(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-5, atol=2e-5)
+
+
+DIRECTIONS = ("forward", "reverse", "bidirectional")
+PARTS = ("", "b", "l", "i", "bl", "bli")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("parts", PARTS)
+def test_inputs_and_directions(direction: str, parts: str):
+    against_onnxruntime(*node_of("RNN", direction=direction, parts=parts))
+    for before in (0, 1):
+        against_onnxruntime(*node_of("GRU", direction=direction, parts=parts, linear_before_reset=before))
+    for peepholes, coupled in itertools.product(("", "p"), (0, 1)):
+        against_onnxruntime(*node_of("LSTM", direction=direction, parts=parts + peepholes, input_forget=coupled))
+
+
+ACTIVATIONS: dict[str, tuple[list[float], list[float]]] = {
+    "Affine": ([0.5], [0.1]), "Relu": ([], []), "LeakyRelu": ([0.3], []), "ThresholdedRelu": ([0.1], []),
+    "Tanh": ([], []), "ScaledTanh": ([0.8], [0.6]), "HardSigmoid": ([0.3], [0.4]), "Sigmoid": ([], []),
+    "Elu": ([0.7], []), "Softsign": ([], []), "Softplus": ([], []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_with_their_numbers(name: str):
+    alphas, betas = ACTIVATIONS[name]
+    # another one in the backward direction, of which each takes its own numbers
+    given = {
+        "activations": [name, "HardSigmoid"],
+        "activation_alpha": [*alphas, 0.25],
+        "activation_beta": [*betas, 0.5],
+    }
+    against_onnxruntime(*node_of("RNN", direction="bidirectional", parts="bl", **given))
+    gates: dict[str, Any] = {"activations": ["Sigmoid", name], "activation_alpha": alphas, "activation_beta": betas}
+    against_onnxruntime(*node_of("GRU", parts="b", **gates))
+    gates["activations"] = ["HardSigmoid", "Tanh", name]
+    gates |= {"activation_alpha": [0.2, *alphas], "activation_beta": [0.5, *betas]}
+    against_onnxruntime(*node_of("LSTM", parts="b", **gates))
+
+
+@pytest.mark.parametrize("name", ["HardSigmoid", "LeakyRelu", "Elu"])
+def test_activations_without_numbers_have_those_of_the_operator(name: str):
+    against_onnxruntime(*node_of("RNN", parts="b", activations=[name]))
+
+
+def test_clip_holds_for_what_every_activation_reads():
+    # as the standard says; ONNX Runtime leaves the last activation of an LSTM out
+    model, given = node_of("LSTM", parts="bi", clip=0.3)
+    weights = {one.name: numpy_helper.to_array(one)[0] for one in model.graph.initializer}
+    h, c = given["h"][0], given["c"][0]
+
+    def clipped(value):
+        return np.clip(value, -0.3, 0.3)
+
+    def sigmoid(value):
+        return 1 / (1 + np.exp(-clipped(value)))
+
+    for x in given["X"]:
+        i, o, f, g = np.split(x @ weights["W"].T + h @ weights["R"].T + weights["B"].reshape(2, -1).sum(0), 4, axis=1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(clipped(g))
+        h = sigmoid(o) * np.tanh(clipped(c))
+    found = recurra.onnx.run(model, given)
+    np.testing.assert_allclose(found["Y_h"][0], h, atol=1e-6)
+    np.testing.assert_allclose(found["Y_c"][0], c, atol=1e-6)
+
+
+def test_batch_first_is_the_same_turned():
+    model, given = node_of("LSTM", direction="bidirectional", parts="bli")
+    expected = recurra.onnx.run(model, given)
+    model.graph.node[0].attribute.append(helper.make_attribute("layout", 1))
+    turned = {name: value.swapaxes(0, 1) if value.ndim == 3 else value for name, value in given.items()}
+    for one in model.graph.input:
+        del one.type.tensor_type.shape.dim[:]
+        one.type.tensor_type.ClearField("shape")
+    found = recurra.onnx.run(model, turned)
+    np.testing.assert_array_equal(found["Y"], expected["Y"].transpose(2, 0, 1, 3))
+    np.testing.assert_array_equal(found["Y_c"], expected["Y_c"].swapaxes(0, 1))
+
+
+def test_rows_without_a_step_keep_their_state():
+    model, given = node_of("GRU", direction="bidirectional", parts="bli")
+    given["lengths"][1] = 0
+    found = recurra.onnx.run(model, given)
+    np.testing.assert_array_equal(found["Y_h"][:, 1], given["h"][:, 1])
+    assert not found["Y"][:, :, 1].any()
+
+
+def test_a_model_of_recurrent_and_plain_operators(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    weights = {
+        "table": rng.normal(size=(9, INPUT)), "W": rng.normal(size=(2, 4 * HIDDEN, INPUT)),
+        "R": rng.normal(size=(2, 4 * HIDDEN, HIDDEN)) / 3, "head": rng.normal(size=(2 * HIDDEN, 3)),
+        "bias": rng.normal(size=3),
+    }  # fmt: skip
+    weights = {name: value.astype(np.float32) for name, value in weights.items()}
+    weights |= {"merge": np.array([0, 0, -1]), "start": np.array([-1]), "end": np.array([2**31]), "axis": np.array([1])}
+    nodes = [
+        helper.make_node("Gather", ["table", "tokens"], ["embedded"]),
+        helper.make_node("Transpose", ["embedded"], ["x"], perm=[1, 0, 2]),
+        helper.make_node("LSTM", ["x", "W", "R"], ["y"], hidden_size=HIDDEN, direction="bidirectional"),
+        helper.make_node("Transpose", ["y"], ["turned"], perm=[2, 0, 1, 3]),
+        helper.make_node("Reshape", ["turned", "merge"], ["features"]),
+        helper.make_node("Slice", ["features", "start", "end", "axis"], ["last"]),
+        helper.make_node("Squeeze", ["last", "axis"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "head", "bias"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["probabilities"]),
+    ]
+    given = {"tokens": rng.integers(0, 9, (BATCH, TIME))}
+    model = model_of(nodes, given, ["probabilities"], weights)
+    against_onnxruntime(model, given)
+    # the same from a file, and with its arrays in a file beside it
+    onnx.save(model, tmp_path / "model.onnx")
+    beside = tmp_path / "apart.onnx"
+    onnx.save(model, beside, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    expected = recurra.onnx.run(tmp_path / "model.onnx", given)["probabilities"]
+    np.testing.assert_array_equal(recurra.onnx.run(beside, given)["probabilities"], expected)
+    with pytest.raises(FormatError, match="lies in a file of its own"):
+        recurra.onnx.run(beside.read_bytes(), given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"direction": "sideways"}, "direction of a recurrent node: expected forward, reverse, bidirectional"),
+        ({"activations": ["Tanh", "Cube", "Tanh"]}, "an activation of a recurrent node: expected one of affine"),
+        ({"activations": ["Tanh"]}, "has 1 activations: expected 3 for each of 1 directions"),
+        ({"activation_alpha": [0.5]}, "activation_alpha gives 1 numbers that no activation takes"),
+        ({"hidden_size": 7}, "hidden_size 7: expected sizes from 1, and hidden_size 6 as in R"),
+        ({"clip": -1.0}, "the clip of a recurrent node: expected a positive number"),
+    ],
+)
+def test_what_the_standard_does_not_allow_is_named(change: dict[str, Any], message: str):
+    model, given = node_of("LSTM", parts="b")
+    node = model.graph.node[0]
+    kept = [one for one in node.attribute if one.name not in change]
+    del node.attribute[:]
+    node.attribute.extend([*kept, *(helper.make_attribute(name, value) for name, value in change.items())])
+    with pytest.raises(FormatError, match=rf"node 'Y' \(LSTM\): .*{message}"):
+        recurra.onnx.run(model, given)
+
+
+def test_inputs_that_do_not_fit_are_named():
+    model, given = node_of("GRU", parts="l")
+    with pytest.raises(ArgumentError, match="inputs has no 'X': expected an array for each of X, lengths"):
+        recurra.onnx.run(model, {})
+    with pytest.raises(ArgumentError, match="inputs has 'Z'"):
+        recurra.onnx.run(model, {**given, "Z": given["X"]})
+    with pytest.raises(ArgumentError, match="input 'X' has dtype float64: expected float32"):
+        recurra.onnx.run(model, {**given, "X": given["X"].astype(float)})
+    with pytest.raises(ArgumentError, match=r"input 'X' has shape \(5, 3\)"):
+        recurra.onnx.run(model, {**given, "X": given["X"][..., 0]})
+    with pytest.raises(FormatError, match="sequence_lens of a recurrent node: expected 3 whole numbers from 0 to 5"):
+        recurra.onnx.run(model, {**given, "lengths": np.array([1, 2, 6], np.int32)})
+    with pytest.raises(ArgumentError, match="model is a list"):
+        recurra.onnx.run([], given)
+
+
+def test_operators_that_are_not_run_are_named():
+    given = {"x": np.zeros((2, 2), np.float32)}
+    model = model_of([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ji")], given, ["y"])
+    with pytest.raises(FormatError, match=r"node 'y' \(Einsum\) is not run here: expected RNN, GRU, LSTM, or a plain"):
+        recurra.onnx.run(model, given)
