@@ -22,6 +22,7 @@ PAGES = (
     "docs/long-sequences.md",
     "docs/memories.md",
     "docs/attention.md",
+    "docs/onnx.md",
     "README.md",
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 # What `typing.TYPE_CHECKING` means to a type checker, without importing typing.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from recurra import cells, data, nn, ops, program, reservoir, runtime, tasks, testing
+    from recurra import cells, convert, data, nn, onnx, ops, program, reservoir, runtime, tasks, testing
     from recurra.checkpoint import load_layer, save_layer
     from recurra.ops.select import backends
     from recurra.tasks import load
 
-_SUBMODULES = ("cells", "data", "nn", "ops", "program", "reservoir", "runtime", "tasks", "testing")
+_SUBMODULES = ("cells", "convert", "data", "nn", "onnx", "ops", "program", "reservoir", "runtime", "tasks", "testing")
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
     "load": "recurra.tasks",
@@ -27,10 +27,12 @@ __all__ = [
     "__version__",
     "backends",
     "cells",
+    "convert",
     "data",
     "load",
     "load_layer",
     "nn",
+    "onnx",
     "ops",
     "program",
     "reservoir",

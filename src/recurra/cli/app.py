@@ -89,6 +89,17 @@ def info(run: RunFolder) -> None:
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    onnx: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.", show_default=False)],
+) -> None:
+    """Write a trained model as a file for other runtimes, and compare the two."""
+    from recurra.cli.exporting import export_onnx
+
+    export_onnx(run, onnx)
+
+
+@app.command()
 def cells() -> None:
     """List the recurrent cells."""
     from recurra.cli.reports import report_cells

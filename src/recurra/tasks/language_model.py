@@ -3,6 +3,7 @@
 Embedding, a stack of recurrent layers, softmax (Mikolov et al. 2010; Graves 2013; Karpathy, Johnson and Li 2015).
 """
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from recurra.nn import Dropout, Layer, Recurrent, Stack
 from recurra.nn.dropout import drop
 from recurra.nn.layer import State
 from recurra.nn.streaming import Carried
+from recurra.onnx import Parts
 from recurra.runtime.language_model import continued
 from recurra.streams import Stream, Streams
 
@@ -224,6 +226,13 @@ class LanguageModel(nn.Module):
         """
         self.eval()
         return continued(self.stream(), self.vocabulary, prompt, pick, length=length)
+
+    def onnx_parts(self) -> Parts:
+        """What `recurra.onnx.export` makes a graph of: from tokens to scores; the vocabulary is kept in the file."""
+        heads = [] if self.projection is None else [(self.projection.weight, None)]
+        softmax = self.embedding if self.softmax is None else self.softmax
+        about = {"task": self.task, "vocabulary": json.dumps(self.vocabulary.to_dict(), ensure_ascii=False)}
+        return Parts(self.layers, self.embedding.weight, (*heads, (softmax.weight, self.bias)), about)
 
     def to_spec(self) -> dict[str, Any]:
         """Everything but the weights, as plain JSON; the programs of the cells are in it."""

@@ -10,7 +10,7 @@ import torch
 
 from recurra.errors import ArgumentError
 from recurra.nn import Layer
-from recurra.testing import edge_laws, exact_laws, gradient_law, runtime_law, sequence_laws
+from recurra.testing import edge_laws, exact_laws, gradient_law, onnx_law, runtime_law, sequence_laws
 from recurra.testing.cases import Case
 from recurra.testing.compare import Disagreement
 from recurra.testing.peer_law import Peer, equals_peer
@@ -76,15 +76,13 @@ LAWS = (
         sizes=LARGE,
     ),
     Law(10, "runtime = training layer", runtime_law.runtime_is_the_layer, runtime_law.inapplicable),
+    Law(11, "ONNX = training layer", onnx_law.graph_is_the_layer, onnx_law.inapplicable, SMALL[2:3]),
     Law(12, "unusual shapes", edge_laws.unusual_shapes_are_right, sizes=SMALL[1:]),
     Law(13, "NaN stays in its row", edge_laws.nan_stays_in_its_row),
 )
 
 _IN_TRAINING = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 13})
 """Laws that hold in training too, where results follow from inputs and state."""
-
-LATER = {11: "ONNX = training layer"}
-"""Laws whose subjects do not exist yet."""
 
 
 def check_laws(
@@ -120,7 +118,7 @@ def check_laws(
         laws.append(
             Law(14, "equals an independent implementation", _with_peer(peer), sizes=SMALL[1:], dtypes=(torch.float64,))
         )
-    results = [LawResult(n, name, "not applicable", reason="arrives with the export") for n, name in LATER.items()]
+    results: list[LawResult] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         results += [_try(law, layer, samples, seed, excused.get(law.number) or law.inapplicable(layer)) for law in laws]
