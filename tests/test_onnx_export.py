@@ -11,6 +11,8 @@ import torch
 
 import recurra.onnx
 from recurra import cells, nn
+from recurra.checkpoint import save_model, save_weights
+from recurra.cli import main
 from recurra.data import Vocabulary
 from recurra.errors import ArgumentError, BackendUnavailable, ShapeError
 from recurra.program.operations import TABLE
@@ -89,6 +91,19 @@ def test_the_language_model(tied: bool, tmp_path: Path):
     np.testing.assert_allclose(scores, model.eval()(tokens)[0].detach(), atol=1e-6)
     about = {one.key: one.value for one in onnx.load(exported.path).metadata_props}
     assert Vocabulary.from_dict(json.loads(about["vocabulary"])) == vocabulary
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    model = LanguageModel.build(Vocabulary("char", list("ab")), cell="mgu", hidden=4)
+    save_model(tmp_path / "run", model.task, model.to_spec())
+    save_weights(tmp_path / "run", model.state_dict(), {})
+    with pytest.raises(SystemExit) as caught:
+        main(["export", str(tmp_path / "run"), "--onnx", str(tmp_path / "model.onnx")])
+    assert caught.value.code in (0, None)
+    printed = capsys.readouterr().out
+    assert "inputs      tokens, lengths, state.0.h" in printed
+    assert "difference  " in printed
+    assert (tmp_path / "model.onnx").is_file()
 
 
 def test_an_embedding_and_heads_of_ones_own(tmp_path: Path):

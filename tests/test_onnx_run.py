@@ -1,14 +1,18 @@
 """ONNX's recurrent operators on our engine: against ONNX Runtime, and against the equations of the standard."""
 
 import itertools
+import random
+import resource
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import recurra.onnx
-from recurra.errors import ArgumentError, FormatError
+from recurra import nn
+from recurra.errors import ArgumentError, FormatError, RecurraError
 
 onnx = pytest.importorskip("onnx", reason="onnx is an extra: pip install 'recurra[onnx]'")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'recurra[onnx]'")
@@ -224,3 +228,164 @@ def test_operators_that_are_not_run_are_named():
     model = model_of([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ji")], given, ["y"])
     with pytest.raises(FormatError, match=r"node 'y' \(Einsum\) is not run here: expected RNN, GRU, LSTM, or a plain"):
         recurra.onnx.run(model, given)
+
+
+# nodes as layers
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [("LSTM", {}), ("LSTM", {"input_forget": 1, "clip": 1.0}), ("GRU", {"linear_before_reset": 1}), ("GRU", {}),
+     ("RNN", {}), ("RNN", {"activations": ["Softsign", "Elu"]})],
+)  # fmt: skip
+def test_nodes_become_layers(kind: str, attributes: dict[str, Any]):
+    model, given = node_of(kind, direction="bidirectional", parts="blip", **attributes)
+    (layer,) = recurra.onnx.to_layers(model).values()
+    assert isinstance(layer, nn.Bidirectional)
+    states = [torch.from_numpy(given[name]) for name in "hc" if name in given]
+    state = layer.initial_state(BATCH)
+    state = type(state)(*(type(part)(*(one[d] for one in states)) for d, part in enumerate(state)))
+    y, after = layer(torch.from_numpy(given["X"]).transpose(0, 1), state, lengths=torch.from_numpy(given["lengths"]))
+    found = recurra.onnx.run(model, given)
+    expected = found["Y"].transpose(2, 0, 1, 3).reshape(BATCH, TIME, -1)
+    np.testing.assert_allclose(y.detach(), expected, atol=1e-6)
+    np.testing.assert_allclose(after.backward[0].detach(), found["Y_h"][1], atol=1e-6)
+
+
+def test_exact_nodes_become_built_in_cells_and_come_back(tmp_path: Path):
+    for layer in (nn.LSTM(3, 4), nn.GRU(3, 4), nn.RNN(3, 4), nn.Recurrent("lstm_peephole", 3, 4)):
+        recurra.onnx.export(layer, tmp_path / "layer.onnx")
+        (again,) = recurra.onnx.to_layers(tmp_path / "layer.onnx").values()
+        assert again.program == layer.program
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in layer.state_dict().items())
+
+
+def test_nodes_that_cannot_be_layers_are_named():
+    with pytest.raises(ArgumentError, match="reads backwards only: expected forward or bidirectional"):
+        recurra.onnx.to_layers(node_of("GRU", direction="reverse")[0])
+    model, given = node_of("GRU", parts="i")
+    model.graph.initializer.append(numpy_helper.from_array(given["h"], "h"))
+    with pytest.raises(ArgumentError, match="begins from 'h' in the file: expected zeros, or an input"):
+        recurra.onnx.to_layers(model)
+    del model.graph.initializer[:]
+    with pytest.raises(ArgumentError, match="computes its weights: 'W'"):
+        recurra.onnx.to_layers(model)
+
+
+# hostile files
+
+
+def hostile() -> tuple[Any, Arrays]:
+    """A small model with something of everything."""
+    model, given = node_of("LSTM", direction="bidirectional", parts="blp", activations=["Sigmoid", "Elu", "Tanh"] * 2)
+    sizes = numpy_helper.from_array(np.array([TIME, 1, 2 * HIDDEN, BATCH]), "sizes")
+    model.graph.initializer.append(sizes)
+    model.graph.node.extend(
+        [
+            helper.make_node("Reshape", ["Y", "sizes"], ["flat"]),
+            helper.make_node("Squeeze", ["flat"], ["square"]),
+            helper.make_node("Transpose", ["square"], ["turned"], perm=[0, 2, 1]),
+            helper.make_node("Shape", ["turned"], ["shape"]),
+            helper.make_node("Expand", ["turned", "shape"], ["wide"]),
+            helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+            helper.make_node("MatMul", ["turned", "square"], ["product"]),
+            helper.make_node("Softmax", ["product"], ["probabilities"], axis=1),
+            helper.make_node("Concat", ["wide", "zeros"], ["joined"], axis=-1),
+            helper.make_node("ReduceMean", ["joined"], ["mean"], keepdims=0),
+        ]
+    )
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("probabilities", "mean")]
+    model.graph.output.extend(outputs)
+    return model, given
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Some bytes changed, cut out, repeated or put in."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = rng.randrange(len(changed))
+        size = rng.choice((1, 2, 8, 64))
+        kind = rng.randrange(5)
+        if kind == 0:
+            changed[at] = rng.randrange(256)
+        elif kind == 1:
+            changed[at] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            del changed[at : at + size]
+        elif kind == 3:
+            changed[at:at] = changed[at : at + size]
+        else:
+            changed[at : at + size] = rng.choice((b"\xff", b"\x7f", b"\x00", b"\x80")) * size
+    return bytes(changed)
+
+
+def test_mutated_files_are_refused_or_run():
+    model, given = hostile()
+    content = model.SerializeToString()
+    recurra.onnx.run(content, given)
+    rng = random.Random(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    refused = 0
+    for _ in range(3000):
+        try:
+            found = recurra.onnx.run(mutated(content, rng), given, most_bytes=2**22)
+        except RecurraError:
+            refused += 1
+        else:
+            assert all(isinstance(value, np.ndarray) for value in found.values())
+    assert 300 < refused < 3000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_sizes_are_checked_before_memory_is_taken():
+    given = {"x": np.ones(1, np.float32)}
+    huge = np.array([2**20, 2**20, 2**20])
+    for nodes, extra in (
+        ([helper.make_node("Expand", ["x", "s"], ["y"])], {"s": huge}),
+        ([helper.make_node("ConstantOfShape", ["s"], ["y"])], {"s": huge}),
+        ([helper.make_node("Gather", ["x", "s"], ["y"])], {"s": np.zeros(1, np.int8)}),
+        ([helper.make_node("Add", ["x", "s"], ["y"])], {"s": np.zeros((1, 1), np.float32)}),
+    ):
+        model = model_of(nodes, given, ["y"], extra)
+        if nodes[0].op_type in ("Expand", "ConstantOfShape"):
+            with pytest.raises(ArgumentError, match="takes more than 1073741824 bytes"):
+                recurra.onnx.run(model, given)
+        else:
+            recurra.onnx.run(model, given)
+            with pytest.raises(ArgumentError, match="takes more than 1 bytes"):
+                recurra.onnx.run(model, given, most_bytes=1)
+    lie = model_of([helper.make_node("Add", ["x", "s"], ["y"])], given, ["y"], {"s": np.zeros(3, np.float32)})
+    lie.graph.initializer[0].dims[:] = [2**40]
+    with pytest.raises(FormatError, match=r"s has 12 bytes: expected 4398046511104 for shape"):
+        recurra.onnx.run(lie, given)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"location": "../secret"}, "lies in another file"),
+        ({"location": "{root}/secret"}, "lies in another file"),
+        ({"location": "link"}, "lies in another file"),
+        ({"location": "missing"}, "lies in another file"),
+        ({"location": ""}, "lies in another file"),
+        ({"location": "inside", "offset": "-4"}, "the place of s in its file"),
+        ({"location": "inside", "offset": "1000"}, "expected 4 bytes, within the file's 8"),
+        ({"location": "inside", "length": "8"}, "expected 4 bytes"),
+    ],
+)
+def test_data_outside_the_folder_is_not_read(entries: dict[str, str], message: str, tmp_path: Path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "secret").write_bytes(bytes(4))
+    (home / "inside").write_bytes(bytes(8))
+    (home / "link").symlink_to(tmp_path / "secret")
+    given = {"x": np.ones(1, np.float32)}
+    model = model_of([helper.make_node("Add", ["x", "s"], ["y"])], given, ["y"], {"s": np.zeros(1, np.float32)})
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in entries.items():
+        tensor.external_data.add(key=key, value=value.replace("{root}", str(tmp_path)))
+    (home / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(FormatError, match=message):
+        recurra.onnx.run(home / "model.onnx", given)

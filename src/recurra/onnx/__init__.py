@@ -6,6 +6,7 @@ The packages onnx and onnxruntime are needed only where something is read or wri
 from recurra.onnx.exporting import Exported as Exported
 from recurra.onnx.exporting import export as export
 from recurra.onnx.layer_graph import refusal as refusal
+from recurra.onnx.layers import to_layers as to_layers
 from recurra.onnx.packages import missing as missing
 from recurra.onnx.parity import Session as Session
 from recurra.onnx.parts import HasParts as HasParts

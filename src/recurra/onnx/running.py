@@ -36,47 +36,39 @@ def run(model: Any, inputs: Mapping[str, Array], *, most_bytes: int = MOST_BYTES
 
 @dataclass(frozen=True)
 class _Node:
-    """A node, its attributes read."""
+    """A node, read: its operator, the names of its inputs (empty where one is left out) and outputs, its attributes,
+    and what it is called in an error."""
 
-    proto: Any
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     attributes: dict[str, Any]
+    described: str
 
 
 class Prepared:
-    """A model whose constants and attributes are read, ready to run many times."""
+    """A model that is read and checked, ready to run many times."""
 
     def __init__(self, source: Source, most_bytes: int = MOST_BYTES) -> None:
         graph = source.graph
         self._limits = Limits(source.opset, most_bytes)
-        self._constants = {one.name: array_of(one, source.folder) for one in graph.initializer}
-        self._inputs = {one.name: one for one in graph.input}
-        self.input_names = [name for name in self._inputs if name not in self._constants]
-        self.output_names = [one.name for one in graph.output]
-        self._nodes = [self._read(node, source) for node in graph.node]
-
-    def _read(self, node: Any, source: Source) -> _Node:
-        if node.domain not in ("", "ai.onnx") or (node.op_type not in PLAIN and node.op_type not in RECURRENT):
-            raise FormatError(
-                f"{describe(node)} is not run here",
-                expected=f"{', '.join(RECURRENT)}, or a plain operator: {', '.join(PLAIN)}",
-                advice="Run the model with onnxruntime, or cut out its recurrent part",
-            )
-        attributes = attributes_of(node, source.folder)
-        if node.op_type == "Split":
-            attributes["outputs"] = len(node.output)
-        return _Node(node, attributes)
+        try:
+            self._constants = {one.name: array_of(one, source.folder) for one in graph.initializer}
+            self._inputs = {one.name: one.type.tensor_type for one in graph.input}
+            self.input_names = [name for name in self._inputs if name not in self._constants]
+            self.output_names = [one.name for one in graph.output]
+            self._nodes = [_read(node, source) for node in graph.node]
+        except UnicodeDecodeError as error:
+            raise FormatError(f"a name in the model is no text: {error}", advice="Save the model again") from error
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As `recurra.onnx.run`."""
         values = {**self._constants, **self._given(inputs)}
         for node in self._nodes:
-            proto = node.proto
-            given = [None if not name else _look_up(values, name, proto) for name in proto.input]
+            given = [_look_up(values, name, node) if name else None for name in node.inputs]
             with np.errstate(all="ignore"):
                 results = self._run_node(node, given)
-            for name, result in zip(proto.output, results, strict=False):
-                if name:
-                    values[name] = result
+            values |= {name: result for name, result in zip(node.outputs, results, strict=False) if name}
         missing = [name for name in self.output_names if name not in values]
         if missing:
             raise FormatError(f"no node makes the output '{missing[0]}'", expected="one that does")
@@ -92,55 +84,62 @@ class Prepared:
             )
         given = {name: np.asarray(value) for name, value in inputs.items()}
         for name, value in given.items():
-            self._check(name, value, self._inputs[name].type.tensor_type)
+            _check(name, value, self._inputs[name])
         return given
-
-    def _check(self, name: str, value: Array, declared: Any) -> None:
-        dtype = _dtype(declared.elem_type)
-        if value.dtype != dtype:
-            raise ArgumentError(f"input '{name}' has dtype {value.dtype}", expected=str(dtype or "plain numbers"))
-        if declared.HasField("shape"):
-            sizes = [one.dim_value if one.HasField("dim_value") else None for one in declared.shape.dim]
-            fits = len(sizes) == value.ndim and all(
-                size in (None, own) for size, own in zip(sizes, value.shape, strict=True)
-            )
-            if not fits:
-                raise ArgumentError(f"input '{name}' has shape {value.shape}", expected=f"{sizes} (None is any size)")
 
     def _run_node(self, node: _Node, given: Sequence[Array | None]) -> Sequence[Array]:
         try:
-            if node.proto.op_type in RECURRENT:
+            if node.kind in RECURRENT:
                 return self._run_recurrent(node, given)
-            return PLAIN[node.proto.op_type](given, node.attributes, self._limits)
+            return PLAIN[node.kind](given, node.attributes, self._limits)
         except RecurraError as error:
-            raise type(error)(f"{describe(node.proto)}: {error}") from error
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError, AttributeError) as error:
-            raise FormatError(f"{describe(node.proto)} does not fit its inputs: {error}") from error
+            raise type(error)(f"{node.described}: {error}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise FormatError(f"{node.described} does not fit its inputs: {error}") from error
 
     def _run_recurrent(self, node: _Node, given: Sequence[Array | None]) -> Sequence[Array]:
-        kind = node.proto.op_type
         x, W, R, B, lengths, h, c, P = (*given, *[None] * 8)[:8]
-        found = read_node(kind, node.attributes, [W, R, B, P])
+        found = read_node(node.kind, node.attributes, [W, R, B, P])
         if x is None or x.ndim != 3:
             raise FormatError("X of a recurrent node", expected="three dimensions")
         steps = x.shape[0] * x.shape[1] * len(found.directions)
-        gates = len(found.directions[0].parameters["W"])
-        self._limits.check((steps, max(gates, found.hidden_size)), np.dtype(np.float64))
+        self._limits.check((steps, len(found.directions[0].parameters["W"])), np.dtype(np.float64))
         y, last = run_node(found, x, lengths, [h, c])
         return [y, *last]
 
 
-def _look_up(values: Mapping[str, Array], name: str, proto: Any) -> Array:
-    if name not in values:
+def _read(node: Any, source: Source) -> _Node:
+    described = describe(node)
+    if node.domain not in ("", "ai.onnx") or (node.op_type not in PLAIN and node.op_type not in RECURRENT):
         raise FormatError(
-            f"{describe(proto)} reads '{name}'", expected="an input, a weight or an earlier node's output"
+            f"{described} is not run here",
+            expected=f"{', '.join(RECURRENT)}, or a plain operator: {', '.join(PLAIN)}",
+            advice="Run the model with onnxruntime, or cut out its recurrent part",
         )
+    attributes = attributes_of(node, source.folder)
+    if node.op_type == "Split":
+        attributes["outputs"] = len(node.output)
+    return _Node(node.op_type, tuple(node.input), tuple(node.output), attributes, described)
+
+
+def _look_up(values: Mapping[str, Array], name: str, node: _Node) -> Array:
+    if name not in values:
+        raise FormatError(f"{node.described} reads '{name}'", expected="an input, a weight or an earlier node's output")
     return values[name]
 
 
-def _dtype(kind: int) -> np.dtype[Any] | None:
-    onnx = require("onnx")
+def _check(name: str, value: Array, declared: Any) -> None:
+    """Whether an input is what the model says."""
+    helper = require("onnx").helper
     try:
-        return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
-    except KeyError:
-        return None
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(declared.elem_type))
+    except KeyError as error:
+        raise FormatError(f"input '{name}' has a type that there is not", got=declared.elem_type) from error
+    if value.dtype != dtype:
+        raise ArgumentError(f"input '{name}' has dtype {value.dtype}", expected=str(dtype))
+    if declared.HasField("shape"):
+        sizes = [one.dim_value if one.HasField("dim_value") else None for one in declared.shape.dim]
+        if len(sizes) != value.ndim or any(
+            size not in (None, own) for size, own in zip(sizes, value.shape, strict=True)
+        ):
+            raise ArgumentError(f"input '{name}' has shape {value.shape}", expected=f"{sizes} (None is any size)")
