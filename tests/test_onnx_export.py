@@ -138,8 +138,23 @@ def test_what_has_no_form_is_refused_by_name(tmp_path: Path):
         recurra.onnx.export(nn.GRU(3, 4).bfloat16(), path)
     with pytest.raises(ArgumentError, match=r"model is a GRU: expected a layer of recurra\.nn"):
         recurra.onnx.export(torch.nn.GRU(3, 4), path)
-    with pytest.raises(ArgumentError, match="a layer of class WindowAttention has no form in ONNX"):
-        recurra.onnx.export(nn.hybrid_block(nn.GRU(3, 4), window=3), path)
+
+    class Own(nn.Layer):
+        """A layer of one's own class."""
+
+        input_size = output_size = 3
+
+        def forward(self, x, state=None, *, lengths=None, reset=None, elapsed=None):
+            return x, ()
+
+        def step(self, x_t, state, *, elapsed=None):
+            return x_t, ()
+
+        def initial_state(self, batch):
+            return ()
+
+    with pytest.raises(ArgumentError, match="a layer of class Own has no form in ONNX"):
+        recurra.onnx.export(nn.Stack(nn.GRU(3, 3), Own()), path)
     assert not list(tmp_path.iterdir())
 
 

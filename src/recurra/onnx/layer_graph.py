@@ -13,16 +13,28 @@ from recurra.nn import (
     LTC,
     Bidirectional,
     Dropout,
+    GatedDelta,
+    GatedLinearAttention,
     Last,
     Layer,
     MaskedBatchNorm,
+    MatrixLSTM,
     Mean,
     Recurrent,
     Residual,
+    SelectiveStateSpace,
     Stack,
     WeightDropout,
+    WindowAttention,
 )
 from recurra.onnx.graph_builder import GraphBuilder
+from recurra.onnx.memory_graph import (
+    write_delta,
+    write_linear_attention,
+    write_mlstm,
+    write_selective,
+    write_window,
+)
 from recurra.onnx.program_graph import Signals, write_program
 from recurra.onnx.standard_operators import standard_operator, write_standard
 
@@ -192,4 +204,9 @@ _WRITERS: dict[type[Layer], _Write] = {
     Last: _last,
     Mean: _mean,
     LTC: _ltc,
+    MatrixLSTM: write_mlstm,
+    GatedDelta: write_delta,
+    GatedLinearAttention: write_linear_attention,
+    SelectiveStateSpace: write_selective,
+    WindowAttention: write_window,
 }

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recurra.nn.memory.chunks import Borders, Memory
 from recurra.nn.plain import Parts, by_heads, check_heads, linear
 
-_TEMPERATURE = 16.0
+TEMPERATURE = 16.0
 _RANK = 16
 
 
@@ -46,7 +46,7 @@ class GatedLinearAttention(Memory):
 
     def _project(self, x: Tensor) -> Parts:
         q = self.query(x) * (self.hidden_size // self.heads) ** -0.5
-        log_alpha = F.logsigmoid(self.forget_up(self.forget_down(x))) / _TEMPERATURE
+        log_alpha = F.logsigmoid(self.forget_up(self.forget_down(x))) / TEMPERATURE
         q, k, v, log_alpha = (by_heads(value, self.heads) for value in (q, self.key(x), self.value(x), log_alpha))
         return q, k, v, log_alpha
 
