@@ -22,6 +22,7 @@ from recurra.onnx.packages import require
 from recurra.onnx.parity import compare
 from recurra.onnx.parts import HasParts, Parts
 from recurra.onnx.program_graph import Signals
+from recurra.storage import write_atomically
 
 _MOST_BYTES = 2**31 - 2**20  # protobuf's largest message, and room for the nodes
 _NO_LENGTH = np.array([2**62])
@@ -80,7 +81,7 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exp
     finally:
         for module, training in modes:
             module.training = training
-    _write(target, content)
+    write_atomically(target, content)
     proto = graph.model.graph
     return Exported(
         target,
@@ -90,15 +91,6 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exp
         tuple(sorted({node.op_type for node in proto.node})),
         difference,
     )
-
-
-def _write(target: Path, content: bytes) -> None:
-    beside = target.with_name(f"{target.name}.{os.getpid()}.part")
-    try:
-        beside.write_bytes(content)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 class _Graph:
