@@ -124,7 +124,8 @@ class _Graph:
         """What every layer reads beside its input, out of the inputs of the graph."""
         builder = self.builder
         batch, time = builder.size(source, 0), builder.size(source, 1)
-        lengths = builder.op("Expand", builder.op("Min", "lengths", time), batch)
+        within = builder.op("Max", builder.op("Min", "lengths", time), builder.whole(0))
+        lengths = builder.op("Expand", within, batch)
         scalar = builder.op("Squeeze", time)
         steps = builder.op("Range", builder.array(np.array(0)), scalar, builder.array(np.array(1)))
         valid = builder.op("Less", steps, builder.op("Unsqueeze", lengths, builder.whole(1)))
@@ -159,7 +160,12 @@ class _Graph:
 
 
 def _dtype(parts: Parts) -> np.dtype[Any]:
-    """The one dtype of all weights."""
+    """The one dtype of all weights, which are on the CPU."""
+    devices = {value.device.type for value in parts.layers.state_dict().values()}
+    if devices != {"cpu"}:
+        raise ArgumentError(
+            f"the weights are on {', '.join(sorted(devices))}", expected="the CPU", advice="Export a copy: model.cpu()"
+        )
     found = {value.dtype for value in parts.layers.state_dict().values() if value.is_floating_point()}
     found |= {weight.dtype for weight, _ in parts.heads}
     if parts.embedding is not None:
