@@ -18,7 +18,7 @@ from recurra.onnx.packages import require
 
 Array = NDArray[Any]
 
-OPSETS = (7, 26)
+OPSETS = (7, 28)
 """The versions of ONNX's operator set that are read, first and last."""
 
 
