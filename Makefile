@@ -6,7 +6,7 @@ RECURRA_REQUIRE_ENGINE ?= 1
 STAMPS := $(VENV)/stamps
 ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test kernels sanitize check format laws docs recipes bench wheel constraints clean
+.PHONY: setup demo test kernels sanitize check format laws mutants docs recipes bench wheel constraints clean
 
 setup: $(STAMPS)/package
 
@@ -61,6 +61,11 @@ sanitize:
 laws: setup
 	$(BIN)/python tools/laws.py
 	$(BIN)/python -m pytest -n 2 --hypothesis-profile=explore tests/test_laws.py
+
+# One operation changed at a time, in the cells, the derivative rules and the engine: is it noticed? What is done is kept
+# in runs/mutants.jsonl until a source changes.
+mutants: setup
+	PYTHONPATH=tools $(BIN)/python -m mutants
 
 # Results are kept in runs/recipes.jsonl; what is there is not run again. Delete the file to begin afresh.
 recipes: setup

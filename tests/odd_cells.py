@@ -12,6 +12,7 @@ from recurra.cells import (
     cell,
     clip,
     cos,
+    dot_columns,
     exp,
     floor,
     log1p,
@@ -93,7 +94,7 @@ def normalised(x, h, *, W=Input(2), U=Recurrent(2), scale=Diagonal(2, initial=1.
 def delayed(x, earlier=State("input"), h=State(), *, W=Input(), V=Matrix(rows="hidden", columns="input"), b=Bias()):
     """The input used as it is: a state that holds it, an output made of it."""
     h = tanh(W @ x + V @ earlier + b) + 0.5 * h
-    return x, h, output(x * earlier + 0.1 * sum_columns(h))
+    return x, h, output(x * earlier + 0.1 * sum_columns(h) + 0.2 * dot_columns(x, earlier))
 
 
 @cell
@@ -105,10 +106,10 @@ def counting(x, n=State(SCALAR, initial=1.0), h=State(), unread=State(), *, W=In
 
 
 @cell
-def projecting_out(x, h, *, W=Input(), U=Recurrent(), b=Bias(), C=Matrix(2, rows="out", columns="hidden")):
-    """An output of a width of its own."""
+def projecting_out(x, h, *, W=Input(), U=Recurrent(), b=Bias(), C=Matrix(3, rows="out", columns="hidden")):
+    """An output of a width of its own, and a gate that nothing reads."""
     h = tanh(W @ x + U @ h + b)
-    left, right = C @ h
+    left, right, _ = C @ h
     return h, output(left * sigmoid(right))
 
 
@@ -143,6 +144,12 @@ def reservoir(x, h, *, W=Fixed(Input()), U=Fixed(Recurrent(), density=0.1), b=Bi
     return 0.7 * h + 0.3 * tanh(W @ x + U @ h + b)
 
 
+@cell
+def turned(x, h=State("input"), *, V=Matrix(rows="input", columns="input")):
+    """A product that becomes one with the transpose, below: the format has it, the language has not."""
+    return tanh(V @ h + x)
+
+
 ODD: dict[str, Program] = {
     c.name: c.program
     for c in (
@@ -158,4 +165,4 @@ ODD: dict[str, Program] = {
         headed,
         reservoir,
     )
-}
+} | {"turned": Program.from_json(turned.program.json.replace('"matmul"', '"matmul_transposed"'))}

@@ -24,6 +24,7 @@ class Paper:
 
     `states` names the paper's states in the order of ours. `parameters` says what each of our parameters is called
     there; several names are its gates in order. `derive` makes what is no part of one of ours, `settings` are values.
+    A `timed` one needs the time between steps.
     """
 
     step: Callable[..., Any]
@@ -31,6 +32,7 @@ class Paper:
     parameters: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     derive: Callable[[Arrays], Mapping[str, Any]] = lambda own: {}
+    timed: bool = False
 
     def values(self, own: Arrays) -> dict[str, Any]:
         named = {**self.settings, **self.derive(own)}
@@ -46,6 +48,7 @@ class Paper:
         names = self.states.split()
 
         def run(x: Tensor, state: Any, elapsed: Tensor | None = None) -> tuple[Tensor, Any]:
+            assert (elapsed is not None) == self.timed
             inside = {name: s.detach().numpy() for name, s in zip(names, state, strict=False)}
             outputs = []
             for t in range(x.shape[1]):
@@ -188,12 +191,17 @@ PAPERS: dict[str, Paper] = {
             "s": "s",
             "r_on": "r_on",
         },
+        timed=True,
     ),
     # our f is positive where the paper's is negative
-    "cfc": Paper(research.cfc, "h", _CFC, {"time_sign": 1.0}),
-    "cfc without a gate": Paper(research.cfc, "h", _CFC, {"time_sign": 1.0, "mode": "no_gate"}),
+    "cfc": Paper(research.cfc, "h", _CFC, {"time_sign": 1.0}, timed=True),
+    "cfc without a gate": Paper(research.cfc, "h", _CFC, {"time_sign": 1.0, "mode": "no_gate"}, timed=True),
     "cfc_pure": Paper(
-        research.cfc, "h", {**_BACKBONE, "V": "W_f1", "c": "b_f1", "w_tau": "w_tau", "A": "A"}, {"mode": "pure"}
+        research.cfc,
+        "h",
+        {**_BACKBONE, "V": "W_f1", "c": "b_f1", "w_tau": "w_tau", "A": "A"},
+        {"mode": "pure"},
+        timed=True,
     ),
     "ltc": Paper(
         research.ltc,
@@ -206,6 +214,7 @@ PAPERS: dict[str, Paper] = {
             "c": "cm",
         },
         {"softplus": True, "epsilon": 0.0},
+        timed=True,
     ),
     # spiking
     "lif": Paper(newer.recurrent_lif, "spk mem", _same("W V b")),

@@ -104,6 +104,16 @@ def make(
     return converted(problem, dtype)
 
 
+def on_a_grid(problem: Problem) -> Problem:
+    """The same problem with every value rounded to halves, so that sums often tie."""
+
+    def rounded(value: Tensor) -> Tensor:
+        return (value * 2).round() / 2
+
+    states, parameters = (tuple(rounded(v) for v in values) for values in (problem.states, problem.parameters))
+    return replace(problem, x=rounded(problem.x), states=states, parameters=parameters)
+
+
 def _state(spec: StateSpec, drawn: Tensor) -> Tensor:
     """A value that a state can have, out of one drawn from a normal distribution."""
     if spec.role in ("seed", "steps"):

@@ -218,7 +218,11 @@ def opcode_plan(opcode: int, width: int) -> PlanText:
     return text
 
 
-SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.7, -0.3, 100.0, -100.0, 1e-30, np.inf, -np.inf, np.nan])
+SPECIAL = np.array([
+    0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.7, -0.3, 100.0, -100.0, 1e-30, np.inf, -np.inf, np.nan,
+    # denormal in single and in double precision, where exp ends, where sin and cos reduce with more digits
+    1e-40, 5e-310, 88.5, 709.5, -3e-5, 1e5, -3e6, 1e9,
+])  # fmt: skip
 
 
 @DTYPES

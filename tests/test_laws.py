@@ -253,6 +253,16 @@ def test_law_6_fails_when_padding_is_reversed_too(monkeypatch):
     assert [failure.number for failure in report.failures] == [6]
 
 
+class IsNoNumber(PlainTanh):
+    def step(self, x_t, state, *, elapsed=None):
+        return super().step(x_t * torch.nan, state)
+
+
+def test_a_layer_that_is_nan_everywhere_keeps_no_law_of_sequences():
+    with pytest.raises(LawViolation, match=r"law 1 .*two steps of finite input lead to a state that is not finite"):
+        check_laws(IsNoNumber())
+
+
 def test_a_crash_is_a_violation_with_its_reason():
     with pytest.raises(LawViolation, match=r"law 4 .*raised RuntimeError: no room"):
         check_laws(Crashes())

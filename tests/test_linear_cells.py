@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import layers
+from paper_peers import peer_of
 from plan_emulator import POINTWISE, Emulator
 from recurra import cells, nn
 from recurra.cells import Bias, Complex, Diagonal, Input, Matrix, Recurrent, State, cell, exp_i, output, tanh
@@ -185,6 +187,18 @@ def test_modules_of_a_clockwork_move_at_their_periods() -> None:
     moved = torch.cat([torch.zeros(1, 6), y]).diff(dim=0) != 0
     for unit, period in enumerate(layer.period.tolist()):
         assert moved[:, unit].tolist() == [t % period == 0 for t in range(17)]
+
+
+def test_the_clock_of_a_clockwork_starts_again() -> None:
+    # beyond the longest period, 8, where the clock has started again at 16 and the one of the paper has not
+    layer = layers.of_cell("clockwork_rnn").double()
+    peer = peer_of("clockwork_rnn", layer)
+    assert peer is not None
+    x, state = torch.randn(2, 40, 3, dtype=torch.float64), layer.initial_state(2)
+    with torch.no_grad():
+        y, after = layer(x, state)
+    torch.testing.assert_close(y, peer(x, state)[0])
+    assert after.t.tolist() == [[40 % 16]] * 2
 
 
 def test_a_slow_module_is_not_reached_by_faster_ones() -> None:

@@ -16,6 +16,7 @@ from recurra import engine, ops
 from recurra.errors import BackendUnavailable
 from recurra.ops import native, reference, segments
 from recurra.ops.autograd import scan_backward_op, scan_op
+from recurra.program import Program
 
 pytestmark = pytest.mark.skipif(bool(engine.missing()), reason="needs the engine")
 
@@ -73,6 +74,16 @@ def test_threads_change_nothing(name: str, shape: tuple[int, int, int, int], dty
     for threads in (2, 3):
         torch.set_num_threads(threads)
         check_equal(run(ops.scan, p), one, threads)
+
+
+def columns_that_tie_share_a_gradient(program: Program) -> None:
+    p = problems.on_a_grid(make(program, (50, 1, 3, 4)))
+    check_close(run(ops.scan, p), run_reference(p))
+
+
+@pytest.mark.parametrize("name", ["normalised", "kinked"])
+def test_columns_that_tie_share_a_gradient(name: str):
+    columns_that_tie_share_a_gradient(PROGRAMS[name])
 
 
 # finite differences know nothing of a gradient that is chosen: a spike's, or one that is stopped

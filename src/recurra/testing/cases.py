@@ -75,7 +75,10 @@ def _as_double(value: Tensor) -> Tensor:
 
 
 def draw(layer: Layer, case: Case, *, lengths: bool = False, reset: bool = False) -> Inputs:
-    """Inputs of a case. The state is one that the layer reaches, so that it is a state the layer can be in."""
+    """Inputs of a case. The state is one that the layer reaches, so that it is a state the layer can be in.
+
+    Raises FloatingPointError where that is not finite: from there, a wrong layer is as much NaN as a right one.
+    """
     generator = case.generator()
     device = _device(layer)
 
@@ -86,12 +89,19 @@ def draw(layer: Layer, case: Case, *, lengths: bool = False, reset: bool = False
 
     with torch.no_grad():
         _, state = draw_steps(2).call(layer)
+    map_state(_check_finite, state)
     inputs = draw_steps(case.time).with_(state=state)
     if lengths:
         inputs = inputs.with_(lengths=_draw_lengths(case, generator).to(device))
     if reset:
         inputs = inputs.with_(reset=(torch.rand(case.batch, case.time, generator=generator) < 0.3).to(device))
     return inputs
+
+
+def _check_finite(state: Tensor) -> Tensor:
+    if not state.isfinite().all():
+        raise FloatingPointError("two steps of finite input lead to a state that is not finite")
+    return state
 
 
 def _draw_lengths(case: Case, generator: torch.Generator) -> Tensor:
