@@ -48,8 +48,7 @@ EDITS: dict[str, list[tuple[str, ...]]] = {
          "return interleave_low(part[0], part[1]);"),
     ],
     "sparse.hpp": [
-        ("product, sparse", "sum[s] += m.value[at + s] * a[m.column[at + s]];",
-         "sum[s] -= m.value[at + s] * a[m.column[at + s]];", "sum[s] += m.value[at + s];"),
+        ("product, sparse", "in_register(a[m.column[at + s]])", "-in_register(a[m.column[at + s]])", "T(1)"),
         ("product, sparse", "sum[s] += m.value[at] * a[m.column[at]];", "sum[s] -= m.value[at] * a[m.column[at]];"),
         ("product, sparse", "(sum[0] + sum[1]) + (sum[2] + sum[3])", "sum[0] + sum[1]", "sum[0] + (sum[2] + sum[3])"),
         ("product, sparse", "init ? init[i] : T(0)", "T(0)"),
