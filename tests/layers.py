@@ -63,6 +63,9 @@ def disturbed(layer: Layer) -> Layer:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter += 0.4 * torch.rand(parameter.shape, generator=generator)
+        for fixed in layer.buffers():
+            if not fixed.any():
+                fixed += 0.4 * torch.rand(fixed.shape, generator=generator)
     return layer
 
 

@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 
 from recurra.errors import RecurraError
+from recurra.testing.compare import Disagreement
 
 SAME = 1e-12
 """Results that differ by less, relative to the largest, are those of one function that is computed in another order."""
 
 # what a mutant may raise in the middle of a test; anything else is a fault of the tool
 FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, RecurraError,
-)  # fmt: skip
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    Disagreement,
+    RecurraError,
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,13 @@ def differ(got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float =
 
 
 Test = tuple[str, Callable[[], Any]]
+
+
+def check_baseline(tests: Sequence[Test], subject: str) -> None:
+    """Raises RuntimeError where a test fails without any mutant: it would catch all of them."""
+    failing = failures(tests, every=True)
+    if failing:
+        raise RuntimeError(f"{subject}: {failing} fails without a mutant")
 
 
 def failures(tests: Sequence[Test], every: bool = False) -> str:

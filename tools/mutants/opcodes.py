@@ -21,7 +21,7 @@ import test_operations
 import test_ops
 from engine_calls import forward
 from mutants import build
-from mutants.common import Outcome, Test, differ, failures
+from mutants.common import Outcome, Test, check_baseline, differ, failures
 from plan_emulator import ARITY, Call
 from recurra import ops
 from recurra.nn import Recurrent
@@ -173,4 +173,5 @@ def try_subject(place: str, skip: int = 0, limit: int | None = None) -> Iterator
 
 @cache
 def _judge() -> Judge:
+    check_baseline(tests(), "the engine")
     return Judge()

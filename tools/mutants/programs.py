@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 import layers
 import test_library_peers as library
 import test_linear_cells as linear_cells
-from mutants.common import Outcome, Test, differ, failures
+from mutants.common import Outcome, Test, check_baseline, differ, failures
 from mutants.flips import flips
 from paper_peers import peer_of
 from recurra import cells
@@ -128,6 +128,8 @@ def subjects() -> list[str]:
 def try_subject(name: str, skip: int = 0, limit: int | None = None) -> Iterator[str | Outcome]:
     """Of each mutant of a cell first what it changes, then what became of it."""
     judge = Judge(name)
+    with standing_in(name, replace(judge.program, name=f"{name}, no mutant")):
+        check_baseline(tests_of(name), name)
     for what, mutant in flips(cells.get(name))[skip:limit]:
         yield what
         if not judge.changes(mutant):

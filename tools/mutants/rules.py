@@ -16,7 +16,7 @@ import test_compile
 import test_operations
 import test_ops
 from mutants.adjoint import Gradients, by_adjoint, by_autograd, cotangents
-from mutants.common import Outcome, Test, differ, failures
+from mutants.common import Outcome, Test, check_baseline, differ, failures
 from mutants.tampered import Change, ways
 from mutants.tape import DELIVERIES, STEPS, table_with, tampered_row, tape_with
 from recurra import ops
@@ -209,6 +209,8 @@ def try_subject(rule: str, skip: int = 0, limit: int | None = None) -> Iterator[
     """Of each mutant of a rule first what it changes, then what became of it. One that no program can be differentiated
     with is no mutant."""
     probes = probes_of(rule)
+    with broken(rule, RIGHT):
+        check_baseline(tests_of(rule, RIGHT), rule)
     for what, change in itertools.islice(changes_of(rule), skip, limit):
         yield what
         tests = tests_of(rule, change)

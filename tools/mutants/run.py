@@ -47,7 +47,7 @@ class Child:
         self.kind = kind
         self._process = subprocess.Popen(
             [sys.executable, "-m", "mutants.child", kind],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
 
     def answers(self, task: Task, skip: int) -> Iterator[dict[str, Any]]:
@@ -69,10 +69,11 @@ class Child:
             if "end" in said:
                 return
 
-    def close(self) -> None:
+    def close(self) -> int:
+        """Its exit status: below zero where a signal ended it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
+        return self._process.wait()
 
 
 class Runner:
@@ -158,10 +159,9 @@ class Runner:
             if ended:
                 self._finish(task, outcomes)
                 return child
-            child.close()
-            child = Child(task.kind)
-            if not trying:
-                self._faults.append(f"{task.kind}, {task.subject}: the process ended between two mutants")
+            status, child = child.close(), Child(task.kind)
+            if status >= 0 or not trying:
+                self._faults.append(f"{task.kind}, {task.subject}: the tool failed, as its process says above")
                 return child
             dead = {"kind": task.kind, "subject": task.subject, "change": trying, "fate": "caught"}
             outcomes.append({**dead, "by": "the process died or did not end"})
