@@ -12,6 +12,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recurra.errors import ArgumentError, FormatError
@@ -277,6 +278,21 @@ def _reduce(function: Callable[..., Any]) -> Operator:
     return run
 
 
+def _layer_norm(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
+    x, scale, bias = (*inputs, None)[:3]
+    x, scale = _present([x, scale])
+    axes = tuple(range(attributes.get("axis", -1) % x.ndim, x.ndim))
+    centred = x - x.mean(axis=axes, keepdims=True)
+    variance = (centred * centred).mean(axis=axes, keepdims=True)
+    y = centred / np.sqrt(variance + np.asarray(attributes.get("epsilon", 1e-5), x.dtype))
+    y = y * np.broadcast_to(scale, x.shape)
+    return [y if bias is None else y + np.broadcast_to(bias, x.shape)]
+
+
+def _erf(x: Array) -> Array:
+    return torch.erf(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+
+
 def _first(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
     return _present(inputs[:1])
 
@@ -288,6 +304,7 @@ PLAIN: dict[str, Operator] = {
         ("Sin", "sin"), ("Cos", "cos"),
     )},
     "Reciprocal": _pointwise(_typed(lambda a: 1 / a), 1),
+    "Erf": _pointwise(_typed(_erf), 1), "LayerNormalization": _layer_norm,
     "Not": _pointwise(np.logical_not, 1),
     "Add": _pointwise(np.add, 2), "Sub": _pointwise(np.subtract, 2), "Mul": _pointwise(np.multiply, 2),
     "Div": _pointwise(_divide, 2), "Pow": _pointwise(_typed(np.power), 2),
