@@ -139,6 +139,8 @@ WRAPPED: dict[str, Callable[[], nn.Layer]] = {
     "stack in continuous time": lambda: alternating(3),
     "bidirectional": lambda: nn.Bidirectional(nn.GRU(3, 4), nn.LSTM(3, 2)),
     "bidirectional in continuous time": lambda: nn.Bidirectional(nn.Recurrent(leaky, 3, 2), nn.Recurrent(leaky, 3, 2)),
+    "reversed": lambda: nn.Reversed(nn.Stack(nn.GRU(3, 4), nn.LSTM(4, 2))),
+    "reversed last in continuous time": lambda: nn.Reversed(nn.Last(nn.Recurrent(leaky, 3, 2))),
     "stack of bidirectional": lambda: nn.Stack(
         nn.Bidirectional(nn.RNN(3, 2), nn.RNN(3, 2)), nn.Residual(nn.Bidirectional(nn.RNN(4, 2), nn.GRU(4, 2)))
     ),

@@ -49,6 +49,7 @@ LAYERS = {
     "lstm, other activations": lambda: keras.layers.LSTM(
         4, activation="softsign", recurrent_activation="hard_sigmoid", use_bias=False, return_sequences=True
     ),
+    "lstm, backwards": lambda: keras.layers.LSTM(4, go_backwards=True),
     "gru": lambda: keras.layers.GRU(4, return_sequences=True),
     "gru without biases": lambda: keras.layers.GRU(4, use_bias=False),
     "gru, reset before": lambda: keras.layers.GRU(4, reset_after=False, return_sequences=True),
@@ -105,7 +106,7 @@ def test_a_whole_model_in_its_order(kind: str, tmp_path: Path):
     ("layer", "message"),
     [
         (lambda: keras.layers.Conv1D(4, 2), "layer '.*' is a Conv1D: expected LSTM, GRU"),
-        (lambda: keras.layers.LSTM(4, go_backwards=True), "has go_backwards"),
+        (lambda: keras.layers.LSTM(4, go_backwards=True, return_sequences=True), "has go_backwards and puts out"),
         (lambda: keras.layers.LSTM(4, activation="selu"), "has activation 'selu': expected one of linear"),
         (
             lambda: keras.layers.Bidirectional(keras.layers.LSTM(4), merge_mode="sum"),

@@ -236,6 +236,14 @@ def test_nodes_become_layers(kind: str, attributes: dict[str, Any]):
     np.testing.assert_allclose(after.backward[0].detach(), found["Y_h"][1], atol=1e-6)
 
 
+def test_a_node_that_reads_backwards_becomes_reversed():
+    model, given = node_of("GRU", direction="reverse", parts="bl")
+    (layer,) = recurra.onnx.to_layers(model).values()
+    assert isinstance(layer, nn.Reversed)
+    y, _ = layer(torch.from_numpy(given["X"]).transpose(0, 1), lengths=torch.from_numpy(given["lengths"]))
+    np.testing.assert_allclose(y.transpose(0, 1).detach(), recurra.onnx.run(model, given)["Y"][:, 0], atol=1e-6)
+
+
 def test_exact_nodes_become_built_in_cells_and_come_back(tmp_path: Path):
     for layer in (nn.LSTM(3, 4), nn.GRU(3, 4), nn.RNN(3, 4), nn.Recurrent("lstm_peephole", 3, 4)):
         recurra.onnx.export(layer, tmp_path / "layer.onnx")
@@ -245,8 +253,6 @@ def test_exact_nodes_become_built_in_cells_and_come_back(tmp_path: Path):
 
 
 def test_nodes_that_cannot_be_layers_are_named():
-    with pytest.raises(ArgumentError, match="reads backwards only: expected forward or bidirectional"):
-        recurra.onnx.to_layers(node_of("GRU", direction="reverse")[0])
     model, given = node_of("GRU", parts="i")
     model.graph.initializer.append(numpy_helper.from_array(given["h"], "h"))
     with pytest.raises(ArgumentError, match="begins from 'h' in the file: expected zeros, or an input"):

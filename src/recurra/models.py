@@ -21,6 +21,7 @@ from recurra.nn import (
     MultiplicativeAttention,
     Recurrent,
     Residual,
+    Reversed,
     SelectiveStateSpace,
     Stack,
     WeightDropout,
@@ -28,7 +29,7 @@ from recurra.nn import (
 )
 from recurra.program import Program
 
-_AROUND_ONE = {kind.__name__: kind for kind in (Last, Mean, Residual)}
+_AROUND_ONE = {kind.__name__: kind for kind in (Last, Mean, Residual, Reversed)}
 _WITH_PROBABILITY = {kind.__name__: kind for kind in (Dropout, WeightDropout)}
 _BY_SETTINGS = (LTC, MatrixLSTM, GatedDelta, GatedLinearAttention, SelectiveStateSpace, WindowAttention)
 _ATTENTIONS = (AdditiveAttention, MultiplicativeAttention)
@@ -59,7 +60,7 @@ def layer_spec(layer: Layer) -> dict[str, Any]:
         return {"kind": kind, "size": layer.input_size, "momentum": layer.momentum, "epsilon": layer.epsilon}
     if isinstance(layer, Dropout | WeightDropout):
         return {"kind": kind, "probability": layer.probability, "layer": layer_spec(layer.layer)}
-    if isinstance(layer, Last | Mean | Residual):
+    if isinstance(layer, Last | Mean | Residual | Reversed):
         return {"kind": kind, "layer": layer_spec(layer.layer)}
     if isinstance(layer, _BY_SETTINGS):
         return _settings(layer)

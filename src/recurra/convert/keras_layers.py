@@ -15,7 +15,7 @@ from torch import nn
 from recurra.cells import Cell
 from recurra.convert.keras_files import KerasFile, KerasLayer, described, open_keras
 from recurra.errors import ArgumentError, FormatError
-from recurra.nn import Bidirectional, Last, Layer, Recurrent
+from recurra.nn import Bidirectional, Last, Layer, Recurrent, Reversed
 from recurra.onnx.activations import Activation
 from recurra.onnx.node_cells import gru_cell, lstm_cell, rnn_cell
 
@@ -47,7 +47,8 @@ def from_keras(path: str | os.PathLike[str], *, layers: Iterable[str] | None = N
     `path` is a `.keras` or an `.h5` file of a whole model. Nothing in it is run.
 
     Raises ArgumentError for a layer of another class, or one with settings that have no counterpart here (other merge
-    modes, `go_backwards`), FormatError for a damaged file, BackendUnavailable without the package h5py.
+    modes, `go_backwards` with all outputs), FormatError for a damaged file, BackendUnavailable without the package
+    h5py.
     """
     with open_keras(Path(path)) as file:
         chosen = _chosen(file, layers)
@@ -178,9 +179,11 @@ def _cell(layer: KerasLayer) -> Cell:
 
 def _filled(layer: KerasLayer, size: int, arrays: Sequence[Array], *, backwards: bool = False) -> Layer:
     """The layer with its weights. Keras has the gates of an LSTM in our order, those of a GRU as (z, r, h)."""
-    if layer.config.get("go_backwards", False) and not backwards:
+    turned = layer.config.get("go_backwards", False) and not backwards
+    if turned and layer.config.get("return_sequences", False):
         raise ArgumentError(
-            f"layer '{layer.name}' has go_backwards", expected="a layer that reads forwards, or Bidirectional"
+            f"layer '{layer.name}' has go_backwards and puts out its steps in that order",
+            expected="its last output only, or Bidirectional",
         )
     units, gates = _size(layer, "units"), _GATES[layer.kind]
     made = Recurrent(_cell(layer), size, units)
@@ -201,7 +204,9 @@ def _filled(layer: KerasLayer, size: int, arrays: Sequence[Array], *, backwards:
     elif layer.kind == "GRU":
         own["b_n"] = np.zeros(units)
     _copy(made, own)
-    return made if layer.config.get("return_sequences", False) else Last(made)
+    if layer.config.get("return_sequences", False):
+        return made
+    return Reversed(Last(made)) if turned else Last(made)
 
 
 def _copy(layer: Recurrent, values: Mapping[str, Array]) -> None:

@@ -24,6 +24,7 @@ from recurra.nn.pooling import Last as Last
 from recurra.nn.pooling import Mean as Mean
 from recurra.nn.recurrent import Recurrent as Recurrent
 from recurra.nn.residual import Residual as Residual
+from recurra.nn.reversed import Reversed as Reversed
 from recurra.nn.sequence import reverse as reverse
 from recurra.nn.stack import Stack as Stack
 from recurra.nn.state import map_state as map_state

@@ -69,18 +69,7 @@ class Bidirectional(Layer):
             checks.check_structure(state, self._state_type, 2)
         before = (None, None) if state is None else state
         y, after = _run(self.forward_layer, x, before[0], {"lengths": lengths, "reset": reset, "elapsed": elapsed})
-        border = None if reset is None else _of_next(reset, lengths)
-        gap = None if elapsed is None else _of_next(elapsed, lengths)
-        if gap is not None and border is not None:
-            gap = torch.where(border, torch.zeros_like(gap), gap)
-        backwards = {
-            "lengths": lengths,
-            "reset": None if border is None else reverse(border, lengths),
-            "elapsed": None if gap is None else reverse(gap, lengths),
-        }
-        y_back, after_back = _run(self.backward_layer, reverse(x, lengths), before[1], backwards)
-        if not self.pools:
-            y_back = reverse(y_back, lengths)
+        y_back, after_back = read_backwards(self.backward_layer, x, before[1], lengths, reset, elapsed)
         return torch.cat((y, y_back), dim=-1), self._state_type(after, after_back)
 
     def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
@@ -90,6 +79,28 @@ class Bidirectional(Layer):
             expected="whole sequences",
             advice="Its backward layer starts at the end; to stream, use a layer that reads forwards only",
         )
+
+
+def read_backwards(
+    layer: Layer,
+    x: Tensor,
+    state: State | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    elapsed: Tensor | None,
+) -> tuple[Tensor, State]:
+    """What a layer puts out that reads the valid part of each row from its end to its beginning, in the order of x."""
+    border = None if reset is None else _of_next(reset, lengths)
+    gap = None if elapsed is None else _of_next(elapsed, lengths)
+    if gap is not None and border is not None:
+        gap = torch.where(border, torch.zeros_like(gap), gap)
+    backwards = {
+        "lengths": lengths,
+        "reset": None if border is None else reverse(border, lengths),
+        "elapsed": None if gap is None else reverse(gap, lengths),
+    }
+    y, after = _run(layer, reverse(x, lengths), state, backwards)
+    return (y if layer.pools else reverse(y, lengths)), after
 
 
 def _run(layer: Layer, x: Tensor, state: State | None, rows: dict[str, Tensor | None]) -> tuple[Tensor, State]:

@@ -22,6 +22,7 @@ from recurra.nn import (
     Mean,
     Recurrent,
     Residual,
+    Reversed,
     SelectiveStateSpace,
     Stack,
     WeightDropout,
@@ -127,19 +128,26 @@ def _mean(builder: GraphBuilder, layer: Mean, x: str, state: Names, signals: Sig
 
 
 def _bidirectional(builder: GraphBuilder, layer: Bidirectional, x: str, state: Names, signals: Signals) -> Result:
+    y, after = write_layer(builder, layer.forward_layer, x, state[0], signals)
+    y_back, after_back = _read_backwards(builder, layer.backward_layer, x, state[1], signals)
+    return builder.op("Concat", y, y_back, axis=-1), (after, after_back)
+
+
+def _reversed(builder: GraphBuilder, layer: Reversed, x: str, state: Names, signals: Signals) -> Result:
+    return _read_backwards(builder, layer.layer, x, state, signals)
+
+
+def _read_backwards(builder: GraphBuilder, layer: Layer, x: str, state: Names, signals: Signals) -> Result:
+    """A layer over the valid part of each row turned around, its outputs turned back."""
+
     def reverse(value: str) -> str:
         return builder.op("ReverseSequence", value, signals.lengths, batch_axis=0, time_axis=1)
 
-    y, after = write_layer(builder, layer.forward_layer, x, state[0], signals)
     elapsed = None
-    if signals.elapsed is not None and layer.backward_layer.uses_elapsed:
+    if signals.elapsed is not None and layer.uses_elapsed:
         elapsed = reverse(_of_next(builder, signals.elapsed, signals))
-    y_back, after_back = write_layer(
-        builder, layer.backward_layer, reverse(x), state[1], replace(signals, elapsed=elapsed)
-    )
-    if not layer.pools:
-        y_back = reverse(y_back)
-    return builder.op("Concat", y, y_back, axis=-1), (after, after_back)
+    y, after = write_layer(builder, layer, reverse(x), state, replace(signals, elapsed=elapsed))
+    return (y if layer.pools else reverse(y)), after
 
 
 def _of_next(builder: GraphBuilder, value: str, signals: Signals) -> str:
@@ -198,6 +206,7 @@ _WRITERS: dict[type[Layer], _Write] = {
     Stack: _stack,
     Bidirectional: _bidirectional,
     Residual: _residual,
+    Reversed: _reversed,
     Dropout: _inner,
     WeightDropout: _weight_dropout,
     MaskedBatchNorm: _batch_norm,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from recurra.errors import ArgumentError, FormatError
-from recurra.nn import Bidirectional, Layer, Recurrent
+from recurra.nn import Bidirectional, Layer, Recurrent, Reversed
 from recurra.onnx.files import Source, array_of, attributes_of, describe, read_source
 from recurra.onnx.recurrent_nodes import RECURRENT, Direction, RecurrentNode, read_node
 
@@ -18,12 +18,12 @@ def to_layers(model: Any) -> dict[str, Layer]:
     where it has none).
 
     `model` is a path, the bytes of a file, or an onnx.ModelProto. A node of one direction becomes a Recurrent of the
-    cell that its equations are (`gru`, say, or one with its own activations), a bidirectional one Bidirectional of
-    two. A layer reads (batch, time, feature), whatever the node's layout; `sequence_lens` are its `lengths`, the
-    initial states of the node its `state`.
+    cell that its equations are (`gru`, say, or one with its own activations), within Reversed where it reads backwards;
+    a bidirectional one becomes Bidirectional of two. A layer reads (batch, time, feature), whatever the node's layout;
+    `sequence_lens` are its `lengths`, the initial states of the node its `state`.
 
-    Raises FormatError for a damaged file, and ArgumentError for nodes that read backwards only, and for weights or
-    initial states that are not constants, or zero, in the file.
+    Raises FormatError for a damaged file, and ArgumentError for weights that are not constants of the file, and for
+    initial states that are, but for zeros.
     """
     source = read_source(model)
     try:
@@ -68,13 +68,7 @@ def _layer(node: Any, constants: dict[str, Any], source: Source) -> Layer:
     layers = [_recurrent(direction, read) for direction in read.directions]
     if len(layers) == 2:
         return Bidirectional(layers[0], layers[1])
-    if read.directions[0].backwards:
-        raise ArgumentError(
-            f"{describe(node)} reads backwards only",
-            expected="forward or bidirectional",
-            advice="Use recurra.onnx.run, or turn the sequences yourself (recurra.nn.reverse)",
-        )
-    return layers[0]
+    return Reversed(layers[0]) if read.directions[0].backwards else layers[0]
 
 
 def _recurrent(direction: Direction, node: RecurrentNode) -> Recurrent:

@@ -16,7 +16,7 @@ from recurra.runtime.layer import Layer
 from recurra.runtime.pooling import Last, Mean
 from recurra.runtime.recurrent import Recurrent
 from recurra.runtime.weights import Weights
-from recurra.runtime.wrappers import BatchNorm, Bidirectional, Kept, Residual, Stack
+from recurra.runtime.wrappers import BatchNorm, Bidirectional, Kept, Residual, Reversed, Stack
 
 _MOST_COLUMNS = 1 << 24
 _DEEPEST = 64
@@ -194,6 +194,7 @@ _NESTS: dict[str, Callable[[Mapping[str, Any], Weights, int], Layer]] = {
     "Dropout": _inner,
     "WeightDropout": lambda spec, weights, depth: Kept(_inner(spec, weights, depth)),
     "Residual": _residual,
+    "Reversed": lambda spec, weights, depth: Reversed(_inner(spec, weights, depth)),
     "Last": _pool(Last),
     "Mean": _pool(Mean),
     "AttentionDecoder": _decoder,

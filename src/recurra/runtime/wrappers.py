@@ -66,24 +66,51 @@ class Bidirectional(Layer):
 
     def run(self, x: np.ndarray, state: State, rows: Rows) -> tuple[np.ndarray, State]:
         y, after = _run(self.forward_layer, x, state[0], rows)
-        border = None if rows.reset is None else _of_next(rows.reset, rows)
-        gap = None if rows.elapsed is None else _of_next(rows.elapsed, rows)
-        if gap is not None and border is not None:
-            gap = np.where(border, gap.dtype.type(0), gap)
-        backwards = Rows(
-            rows.lengths,
-            None if border is None else reverse(border, rows.lengths),
-            None if gap is None else reverse(gap, rows.lengths),
-        )
-        y_back, after_back = _run(self.backward_layer, reverse(x, rows.lengths), state[1], backwards)
-        if not self.pools:
-            y_back = reverse(y_back, rows.lengths)
+        y_back, after_back = _read_backwards(self.backward_layer, x, state[1], rows)
         return np.concatenate((y, y_back), axis=-1), self._state_type(after, after_back)
 
     def advance(self, x_t: np.ndarray, state: State, elapsed: np.ndarray | None) -> tuple[np.ndarray, State]:
         # the first step of a stack that steps would meet it here
         self._check_causal("step")
         return self.forward_layer.advance(x_t, state[0], elapsed)
+
+
+class Reversed(Layer):
+    """A layer that reads backwards. The state is that of the layer."""
+
+    causal = False
+
+    def __init__(self, layer: Layer) -> None:
+        self.layer = layer
+        self.dtype = layer.dtype
+        self.input_size, self.output_size = layer.input_size, layer.output_size
+        self.pools, self.uses_elapsed = layer.pools, layer.uses_elapsed
+
+    def initial_state(self, batch: int) -> State:
+        return self.layer.initial_state(batch)
+
+    def run(self, x: np.ndarray, state: State, rows: Rows) -> tuple[np.ndarray, State]:
+        return _read_backwards(self.layer, x, state, rows)
+
+    def advance(self, x_t: np.ndarray, state: State, elapsed: np.ndarray | None) -> tuple[np.ndarray, State]:
+        # the first step of a stack that steps would meet it here
+        self._check_causal("step")
+        return self.layer.advance(x_t, state, elapsed)
+
+
+def _read_backwards(layer: Layer, x: np.ndarray, state: State, rows: Rows) -> tuple[np.ndarray, State]:
+    """What a layer puts out that reads each row from its true end, in the order of x."""
+    border = None if rows.reset is None else _of_next(rows.reset, rows)
+    gap = None if rows.elapsed is None else _of_next(rows.elapsed, rows)
+    if gap is not None and border is not None:
+        gap = np.where(border, gap.dtype.type(0), gap)
+    backwards = Rows(
+        rows.lengths,
+        None if border is None else reverse(border, rows.lengths),
+        None if gap is None else reverse(gap, rows.lengths),
+    )
+    y, after = _run(layer, reverse(x, rows.lengths), state, backwards)
+    return (y if layer.pools else reverse(y, rows.lengths)), after
 
 
 def _run(layer: Layer, x: np.ndarray, state: State, rows: Rows) -> tuple[np.ndarray, State]:
