@@ -1,5 +1,6 @@
 """Hostile ONNX files: refused with an error of recurra, or run; never a crash, never all memory, never other files."""
 
+import contextlib
 import random
 import resource
 from pathlib import Path
@@ -65,14 +66,25 @@ def test_mutated_files_are_refused_or_run():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     refused = 0
     for _ in range(3000):
+        file = mutated(content, rng)
+        with contextlib.suppress(RecurraError):
+            recurra.onnx.to_layers(file)
         try:
-            found = recurra.onnx.run(mutated(content, rng), given, most_bytes=2**22)
+            found = recurra.onnx.run(file, given, most_bytes=2**22)
         except RecurraError:
             refused += 1
         else:
             assert all(isinstance(value, np.ndarray) for value in found.values())
     assert 300 < refused < 3000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("name", [b"lengths", b"probabilities", b"flat", b"sizes"])
+def test_names_that_are_no_text_are_refused(name: bytes):
+    model, given = hostile()
+    content = model.SerializeToString().replace(name, b"\xff" * len(name))
+    with pytest.raises(FormatError, match="a name in the model is no text"):
+        recurra.onnx.run(content, given)
 
 
 def test_sizes_are_checked_before_memory_is_taken():

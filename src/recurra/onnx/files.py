@@ -172,3 +172,10 @@ def attributes_of(node: Any, folder: Path | None) -> dict[str, Any]:
 def describe(node: Any) -> str:
     """A node in an error."""
     return f"node '{node.name or (node.output[0] if node.output else '')}' ({node.op_type})"
+
+
+def name_of(value: Any) -> str:
+    """A name in a model, which protobuf gives as bytes where it is no text. Raises FormatError for such a one."""
+    if not isinstance(value, str):
+        raise FormatError("a name in the model is no text", got=value, expected="text", advice="Save the model again")
+    return value

@@ -9,7 +9,7 @@ import torch
 
 from recurra.errors import ArgumentError, FormatError
 from recurra.nn import Bidirectional, Layer, Recurrent, Reversed
-from recurra.onnx.files import Source, array_of, attributes_of, describe, read_source
+from recurra.onnx.files import Source, array_of, attributes_of, describe, name_of, read_source
 from recurra.onnx.recurrent_nodes import RECURRENT, Direction, RecurrentNode, read_node
 
 
@@ -26,22 +26,20 @@ def to_layers(model: Any) -> dict[str, Layer]:
     initial states that are, but for zeros.
     """
     source = read_source(model)
-    try:
-        return _layers(source)
-    except UnicodeDecodeError as error:
-        raise FormatError(f"a name in the model is no text: {error}", advice="Save the model again") from error
-
-
-def _layers(source: Source) -> dict[str, Layer]:
     graph = source.graph
     constants = {one.name: one for one in graph.initializer}
     for node in graph.node:
-        if node.op_type == "Constant" and len(node.attribute) == 1 and node.attribute[0].name == "value":
+        if (
+            node.op_type == "Constant"
+            and node.output
+            and len(node.attribute) == 1
+            and node.attribute[0].name == "value"
+        ):
             constants[node.output[0]] = node.attribute[0].t
     found: dict[str, Layer] = {}
     for node in graph.node:
-        if node.op_type in RECURRENT and node.domain in ("", "ai.onnx"):
-            name = node.name or node.output[0]
+        if node.op_type in RECURRENT and node.output and node.domain in ("", "ai.onnx"):
+            name = name_of(node.name or node.output[0])
             if name in found:
                 raise FormatError(f"two nodes are named '{name}'", expected="a name each")
             found[name] = _layer(node, constants, source)
@@ -49,7 +47,7 @@ def _layers(source: Source) -> dict[str, Layer]:
 
 
 def _layer(node: Any, constants: dict[str, Any], source: Source) -> Layer:
-    names = [*node.input, *[""] * 8][:8]
+    names = [*map(name_of, node.input), *[""] * 8][:8]
     outer = [name for name in (names[1], names[2], names[3], names[7]) if name and name not in constants]
     if outer:
         raise ArgumentError(
@@ -64,7 +62,8 @@ def _layer(node: Any, constants: dict[str, Any], source: Source) -> Layer:
                 advice="Hand over the state yourself, or use recurra.onnx.run",
             )
     W, R, B, P = (arrays.get(name) for name in (names[1], names[2], names[3], names[7]))
-    read = read_node(node.op_type, attributes_of(node, source.folder), [W, R, B, P])
+    with np.errstate(all="ignore"):
+        read = read_node(node.op_type, attributes_of(node, source.folder), [W, R, B, P])
     layers = [_recurrent(direction, read) for direction in read.directions]
     if len(layers) == 2:
         return Bidirectional(layers[0], layers[1])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recurra.errors import ArgumentError, FormatError, RecurraError
-from recurra.onnx.files import Source, array_of, attributes_of, describe, read_source
+from recurra.onnx.files import Source, array_of, attributes_of, describe, name_of, read_source
 from recurra.onnx.packages import require
 from recurra.onnx.plain_operators import PLAIN, Limits
 from recurra.onnx.recurrent_nodes import RECURRENT, read_node, run_node
@@ -52,14 +52,11 @@ class Prepared:
     def __init__(self, source: Source, most_bytes: int = MOST_BYTES) -> None:
         graph = source.graph
         self._limits = Limits(source.opset, most_bytes)
-        try:
-            self._constants = {one.name: array_of(one, source.folder) for one in graph.initializer}
-            self._inputs = {one.name: one.type.tensor_type for one in graph.input}
-            self.input_names = [name for name in self._inputs if name not in self._constants]
-            self.output_names = [one.name for one in graph.output]
-            self._nodes = [_read(node, source) for node in graph.node]
-        except UnicodeDecodeError as error:
-            raise FormatError(f"a name in the model is no text: {error}", advice="Save the model again") from error
+        self._constants = {name_of(one.name): array_of(one, source.folder) for one in graph.initializer}
+        self._inputs = {name_of(one.name): one.type.tensor_type for one in graph.input}
+        self.input_names = [name for name in self._inputs if name not in self._constants]
+        self.output_names = [name_of(one.name) for one in graph.output]
+        self._nodes = [_read(node, source) for node in graph.node]
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """As `recurra.onnx.run`."""
@@ -119,7 +116,8 @@ def _read(node: Any, source: Source) -> _Node:
     attributes = attributes_of(node, source.folder)
     if node.op_type == "Split":
         attributes["outputs"] = len(node.output)
-    return _Node(node.op_type, tuple(node.input), tuple(node.output), attributes, described)
+    inputs, outputs = (tuple(map(name_of, names)) for names in (node.input, node.output))
+    return _Node(node.op_type, inputs, outputs, attributes, described)
 
 
 def _look_up(values: Mapping[str, Array], name: str, node: _Node) -> Array:
