@@ -29,13 +29,9 @@ def to_layers(model: Any) -> dict[str, Layer]:
     graph = source.graph
     constants = {one.name: one for one in graph.initializer}
     for node in graph.node:
-        if (
-            node.op_type == "Constant"
-            and node.output
-            and len(node.attribute) == 1
-            and node.attribute[0].name == "value"
-        ):
-            constants[node.output[0]] = node.attribute[0].t
+        values = [one.t for one in node.attribute if one.name == "value"]
+        if node.op_type == "Constant" and node.output and values:
+            constants[node.output[0]] = values[0]
     found: dict[str, Layer] = {}
     for node in graph.node:
         if node.op_type in RECURRENT and node.output and node.domain in ("", "ai.onnx"):
