@@ -23,6 +23,7 @@ LAYERS = (
     ("checkpoint", "convert", "runtime"),
     ("testing",),
     ("reservoir", "tasks"),
+    ("opening",),
     ("learn",),
     ("bench", "explain", "tune"),
     ("cli", "serve"),

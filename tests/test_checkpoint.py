@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 import recurra
 from recurra.cells import Bias, Input, Recurrent, cell, sigmoid, tanh
-from recurra.checkpoint import read_weights, save_model, save_weights, write_atomically
+from recurra.checkpoint import MODEL_FILE, read_weights, save_model, save_weights, write_atomically
 from recurra.data import Vocabulary
 from recurra.errors import ArgumentError, FormatError, RecurraError
 from recurra.learn.callbacks import AtomicFiles
@@ -117,6 +118,19 @@ def test_a_foreign_or_damaged_model_file_is_refused(tmp_path: Path, content, mes
     with pytest.raises(FormatError, match=message) as caught:
         load(tmp_path)
     assert len(str(caught.value)) < 1000
+
+
+def test_sizes_that_no_computer_has_room_for_are_refused_before_they_are_made(tmp_path: Path):
+    saved_model(tmp_path)
+    path = tmp_path / MODEL_FILE
+    text = path.read_text(encoding="utf-8")
+    places = [m for m in re.finditer(r'"(hidden_size|input_size)": ?(\d+)', text)]
+    assert len(places) >= 4
+    for place in places:
+        for size in ("0", "-3", "6", "1000000000", "1" + "0" * 15, "1" + "0" * 30, "2.5", "true", "null", '"a"'):
+            path.write_text(f"{text[: place.start(2)]}{size}{text[place.end(2) :]}", encoding="utf-8")
+            with pytest.raises(RecurraError):
+                recurra.load(tmp_path)
 
 
 def test_weights_of_another_model_are_refused(tmp_path: Path):

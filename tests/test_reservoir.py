@@ -455,7 +455,7 @@ def test_a_saved_network_predicts_the_same_bits(tmp_path):
     x, y = data(outputs=2)
     network = EchoStateNetwork(SMALL, regularisation=SEVERAL, forgetting=0.99).fit(x, y)
     network.save(tmp_path)
-    again = recurra.reservoir.load(tmp_path)
+    again = recurra.load(tmp_path)
     assert isinstance(again, EchoStateNetwork)
     assert np.array_equal(again.predict(x), network.predict(x))
     assert np.array_equal(again.generate(x, 5), network.generate(x, 5))
@@ -469,7 +469,7 @@ def test_a_saved_network_predicts_the_same_bits(tmp_path):
 def test_a_resumable_network_learns_on(tmp_path):
     x, y = data(outputs=1)
     EchoStateNetwork(SMALL).fit(x, y[:, 0]).save(tmp_path, resumable=True)
-    again = recurra.reservoir.load(tmp_path).partial_fit(x * 2, y[:, 0])
+    again = recurra.load(tmp_path).partial_fit(x * 2, y[:, 0])
     direct = EchoStateNetwork(SMALL).fit(x, y[:, 0]).partial_fit(x * 2, y[:, 0])
     assert np.array_equal(again.coef_, direct.coef_)
     assert again.predict(x).shape == (120,)
@@ -479,7 +479,7 @@ def test_a_saved_classifier_and_a_layer_of_ones_own(tmp_path):
     x, y = classes(20, 0)
     classifier = EchoStateClassifier(nn.GRU(1, 10).double(), pooling="last").fit(x, y, washout=3)
     classifier.save(tmp_path)
-    again = recurra.reservoir.load(tmp_path)
+    again = recurra.load(tmp_path)
     assert isinstance(again, EchoStateClassifier)
     assert (again.predict(x) == classifier.predict(x)).all()
     assert np.array_equal(again.decision_function(x), classifier.decision_function(x))
@@ -487,15 +487,13 @@ def test_a_saved_classifier_and_a_layer_of_ones_own(tmp_path):
 
 def test_files_that_are_none_are_refused(tmp_path):
     with pytest.raises(ArgumentError, match="is not a saved model"):
-        recurra.reservoir.load(tmp_path)
-    EchoStateNetwork(SMALL).fit(*data()).save(tmp_path)
-    with pytest.raises(FormatError, match=r"opened by recurra\.reservoir\.load"):
         recurra.load(tmp_path)
+    EchoStateNetwork(SMALL).fit(*data()).save(tmp_path)
     content = json.loads((tmp_path / "model.json").read_text())
-    for change in ({"task": "language-model"}, {"model": {**content["model"], "dtype": "float8"}}, {"model": {}}):
+    for change in ({"task": "weather"}, {"model": {**content["model"], "dtype": "float8"}}, {"model": {}}):
         (tmp_path / "model.json").write_text(json.dumps({**content, **change}))
-        with pytest.raises(FormatError, match=r"another task|is damaged"):
-            recurra.reservoir.load(tmp_path)
+        with pytest.raises(FormatError, match=r"does not know|is damaged"):
+            recurra.load(tmp_path)
     with pytest.raises(ArgumentError, match="this EchoStateNetwork is not fitted"):
         EchoStateNetwork(SMALL).save(tmp_path)
 

@@ -12,13 +12,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from recurra import cells, convert, data, nn, onnx, ops, program, reservoir, runtime, tasks, testing
     from recurra.checkpoint import load_layer, save_layer
+    from recurra.opening import load
     from recurra.ops.select import backends
-    from recurra.tasks import load
 
 _SUBMODULES = ("cells", "convert", "data", "nn", "onnx", "ops", "program", "reservoir", "runtime", "tasks", "testing")
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
-    "load": "recurra.tasks",
+    "load": "recurra.opening",
     "load_layer": "recurra.checkpoint",
     "save_layer": "recurra.checkpoint",
 }

@@ -1,15 +1,16 @@
 """Saved models with torch: `recurra.storage` has their format, and reads them without it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensors_as_bytes
 
-from recurra.errors import FormatError
+from recurra.errors import FormatError, RecurraError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Layer
 from recurra.nn.streaming import checksum
@@ -22,6 +23,8 @@ from recurra.storage import write_atomically as write_atomically
 
 LAYER = "layer"
 """The task of a layer that is saved on its own."""
+
+_Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
 def save_weights(folder: Path, weights: Mapping[str, torch.Tensor], about: Mapping[str, str]) -> None:
@@ -90,18 +93,40 @@ def load_layer(folder: str | Path) -> Layer:
     task, spec = read_model(path)
     if task != LAYER or set(spec) != {"layer"}:
         raise FormatError(f"{str(path)!r} was made for another task", got=task, expected=LAYER)
-    layer = build_layer(spec["layer"])
     weights, _ = read_weights(path)
-    load_weights(layer.to(next(iter(weights.values())).dtype) if weights else layer, weights, source=str(path))
-    return layer.eval()
+    return restored(lambda: build_layer(spec["layer"]), weights, source=str(path)).eval()
 
 
-def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *, source: str) -> None:
-    """Put the weights into the model.
+def outlined(build: Callable[[], _Module], *, source: str) -> _Module:
+    """What `build` makes, without memory for its weights: sizes in a file may be any.
+
+    Raises:
+        FormatError: sizes that no computer has room for.
+    """
+    try:
+        with torch.device("meta"):
+            return build()
+    except RecurraError:
+        raise
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise FormatError(f"{source!r} describes a model of impossible sizes ({error})") from None
+
+
+def restored(build: Callable[[], _Module], weights: Mapping[str, torch.Tensor], *, source: str) -> _Module:
+    """What `build` makes, with these weights, in their dtype. It is built only once it is known that they fit.
 
     Raises:
         FormatError: they are not this model's: names or shapes differ.
     """
+    _check_shapes(outlined(build, source=source), weights, source)
+    floating = next((w.dtype for w in weights.values() if w.is_floating_point()), None)
+    model = build()
+    model = model if floating is None else model.to(floating)
+    model.load_state_dict(weights)
+    return model
+
+
+def _check_shapes(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name in sorted(wanted.keys() | got.keys()):
@@ -111,4 +136,3 @@ def load_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], *,
                 got=got.get(name, "nothing"),
                 expected=f"shape {wanted[name]}" if name in wanted else "no such weight",
             )
-    model.load_state_dict(weights)

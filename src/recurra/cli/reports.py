@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from recurra import cells
-from recurra.checkpoint import read_model, read_weights
+from recurra.checkpoint import outlined, read_model, read_weights
 from recurra.learn.evaluate import evaluate
 from recurra.learn.run import VALIDATION_LOSS, Run
 from recurra.program import Program
@@ -33,7 +33,7 @@ def report_run(folder: Path) -> None:
     """Print what the files of a run say."""
     run = Run(folder)
     task, spec = read_model(folder)
-    model = LanguageModel.from_spec(spec)
+    model = outlined(lambda: LanguageModel.from_spec(spec), source=str(folder))
     lines = {
         "task": task,
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",

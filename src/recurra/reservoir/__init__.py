@@ -13,7 +13,6 @@ from recurra.reservoir.classifier import EchoStateClassifier
 from recurra.reservoir.draw import Reservoir
 from recurra.reservoir.echo_state import EchoStateTest, RecurraEchoStateWarning, echo_state_test
 from recurra.reservoir.network import EchoStateNetwork
-from recurra.reservoir.saved import load
 from recurra.reservoir.spectral import spectral_radius
 
 __all__ = [
@@ -23,6 +22,5 @@ __all__ = [
     "RecurraEchoStateWarning",
     "Reservoir",
     "echo_state_test",
-    "load",
     "spectral_radius",
 ]

@@ -201,7 +201,7 @@ class ReservoirEstimator(ABC):
     # on disk
 
     def save(self, folder: str | Folder, *, resumable: bool = False) -> None:
-        """Write the fitted estimator as `model.json` and `weights.safetensors`; `recurra.reservoir.load` opens it.
+        """Write the fitted estimator as `model.json` and `weights.safetensors`; `recurra.load` opens it.
 
         Args:
             folder: created if need be.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recurra.checkpoint import read_model, read_weights, save_model, save_weights
+from recurra.checkpoint import read_model, read_weights, restored, save_model, save_weights
 from recurra.errors import FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.reservoir.classifier import EchoStateClassifier
@@ -64,15 +64,15 @@ def load(path: str | Folder) -> EchoStateNetwork | EchoStateClassifier:
         raise FormatError(f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(KINDS))
     tensors, _ = read_weights(folder)
     try:
-        return _restored(KINDS[task], model, tensors)
+        return _restored(KINDS[task], model, tensors, str(folder))
     except (KeyError, TypeError, RuntimeError) as error:
         raise FormatError(f"{str(folder)!r} is damaged ({type(error).__name__}: {error})") from None
 
 
-def _restored(kind: Any, model: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+def _restored(kind: Any, model: dict[str, Any], tensors: dict[str, torch.Tensor], source: str) -> Any:
     dtypes = {"float32": torch.float32, "float64": torch.float64}
-    layer = build_layer(model["layer"]).to(dtypes[model["dtype"]])
-    layer.load_state_dict({n.removeprefix(_LAYER): t for n, t in tensors.items() if n.startswith(_LAYER)})
+    own = {n.removeprefix(_LAYER): t for n, t in tensors.items() if n.startswith(_LAYER)}
+    layer = restored(lambda: build_layer(model["layer"]), own, source=source).to(dtypes[model["dtype"]])
     layer = layer.requires_grad_(False).eval()
     reservoir = layer if model["reservoir"] is None else Reservoir(**model["reservoir"])
     estimator = kind(reservoir, **model["settings"])

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-from recurra.checkpoint import load_weights, read_model, read_weights
+from recurra.checkpoint import read_model, read_weights, restored
 from recurra.errors import FormatError
 from recurra.tasks.language_model import LanguageModel, Score
 
 TASKS = {model.task: model for model in (LanguageModel,)}
 
-_ADVICE = "Echo-state networks are opened by recurra.reservoir.load, layers by recurra.load_layer"
-
-__all__ = ["TASKS", "LanguageModel", "Score", "load", "load_weights"]
+__all__ = ["TASKS", "LanguageModel", "Score", "load"]
 
 
 def load(path: str | Path) -> LanguageModel:
@@ -27,10 +25,6 @@ def load(path: str | Path) -> LanguageModel:
     folder = Path(path)
     task, spec = read_model(folder)
     if task not in TASKS:
-        raise FormatError(
-            f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(TASKS), advice=_ADVICE
-        )
-    model = TASKS[task].from_spec(spec)
+        raise FormatError(f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(TASKS))
     weights, _ = read_weights(folder)
-    load_weights(model, weights, source=str(folder))
-    return model.eval()
+    return restored(lambda: TASKS[task].from_spec(spec), weights, source=str(folder)).eval()
