@@ -136,6 +136,20 @@ def test_masked_batch_norm_without_a_valid_step_keeps_its_averages():
         layer(torch.randn(2, 3, 4))
 
 
+def test_matrices_that_are_not_trained_are_left_whole():
+    with pytest.raises(ArgumentError, match="no recurrent matrix that is trained"):
+        nn.WeightDropout(nn.Recurrent("esn", 2, 3), 0.1)
+    inner = nn.Recurrent(cells.clockwork_rnn(modules=1), 2, 1)
+    with torch.no_grad():
+        inner.U.fill_(1)
+    layer, seen = nn.WeightDropout(inner, 0.5).train(), set()
+    for _ in range(20):
+        state = layer.initial_state(1)
+        begun = state._replace(layer=state.layer._replace(h=torch.full((1, 1), 0.1)))
+        seen.add(round(float(layer.step(torch.zeros(1, 2), begun)[0].detach().atanh()), 4))
+    assert seen == {0.0, 0.2}
+
+
 def test_transformed_cells_may_stand_inside():
     layer = nn.WeightDropout(nn.Recurrent(cells.zoneout("gru", 0.3), 3, 4), 0.3)
     x, start = torch.randn(2, 6, 3), layer.initial_state(2)

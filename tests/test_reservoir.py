@@ -446,6 +446,10 @@ def test_a_radius_of_one_or_more_warns_with_what_was_measured():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert EchoStateNetwork(Reservoir(50, spectral_radius=0.99)).fit(x, y).echo_state_ is None
+    # a first sequence too short to measure on
+    with pytest.warns(RecurraEchoStateWarning):
+        network = EchoStateNetwork(Reservoir(50, spectral_radius=1.2)).fit([x[:1], x[1:]], [y[:1], y[1:]])
+    assert network.echo_state_ is not None
 
 
 # saved models

@@ -35,7 +35,7 @@ class WeightDropout(Layer):
     1 / (1 - probability), with one mask for all rows and steps. The state is (layer, seed): masks follow from the seed,
     which `initial_state` draws from torch's generator while training, so that chunks of a sequence agree with it all.
     It is one number for all rows, and a reset leaves it alone. In evaluation nothing is dropped. Raises ArgumentError
-    for a probability outside [0, 1) and for a layer without recurrent matrices.
+    for a probability outside [0, 1) and for a layer without recurrent matrices that are trained.
     """
 
     seeded = True
@@ -54,7 +54,7 @@ class WeightDropout(Layer):
         self._program = _weight_dropout(probability=self.probability).program
         if not list(self._matrices()):
             raise ArgumentError(
-                "the layer has no recurrent matrix",
+                "the layer has no recurrent matrix that is trained",
                 expected="a cell inside that multiplies a state by one",
                 advice="Use nn.Dropout on its outputs, or recurra.cells.zoneout on its cell",
             )
@@ -63,11 +63,11 @@ class WeightDropout(Layer):
         return f"probability={self.probability}"
 
     def _matrices(self) -> Iterator[tuple[str, Tensor]]:
-        """Every recurrent matrix inside, by its name in `layer`."""
+        """Every recurrent matrix inside that is trained, by its name in `layer`."""
         for prefix, module in self.layer.named_modules():
             if isinstance(module, Recurrent):
                 for spec in module.program.parameters:
-                    if spec.kind == "recurrent":
+                    if spec.kind == "recurrent" and not spec.fixed:
                         yield f"{prefix}.{spec.name}" if prefix else spec.name, getattr(module, spec.name)
 
     def initial_state(self, batch: int) -> State:

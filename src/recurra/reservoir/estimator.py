@@ -115,8 +115,9 @@ class ReservoirEstimator(ABC):
         else:
             self.layer_ = self.reservoir.eval()
         self.echo_state_ = None
-        if isinstance(self.reservoir, Reservoir) and self.reservoir.spectral_radius >= 1 and len(x.rows[0]) > 1:
-            self._measure_echo_state(x.rows[0][:_MEASURED_STEPS])
+        longest = max(x.rows, key=len)
+        if isinstance(self.reservoir, Reservoir) and self.reservoir.spectral_radius >= 1 and len(longest) > 1:
+            self._measure_echo_state(longest[:_MEASURED_STEPS])
         self._moments: Moments | None = Moments(x.columns + self.layer_.output_size, outputs)
         self._path: Path | None = None
         self._scores: dict[float, float] = {}
