@@ -109,28 +109,42 @@ CELLS: dict[str, Callable[[], nn.Layer]] = {
 }
 """A small layer of each cell."""
 
-TRANSFORMED: dict[str, Callable[[], nn.Layer]] = {
-    f"{cell}, {name}": lambda cell=cell, transform=transform: disturbed(nn.Recurrent(transform(cell), 3, 5))
-    for name, transform in {
-        "layer norm": layer_norm,
-        "layer norm per gate": lambda cell: layer_norm(cell, per_gate=True),
-        "rms norm": rms_norm,
-        "zoneout": lambda cell: zoneout(cell, 0.3),
-        "recurrent dropout": lambda cell: recurrent_dropout(cell, 0.4),
-        "learned initial state": learned_initial_state,
-        "random initial state": lambda cell: random_initial_state(cell, 0.7),
-    }.items()
-    for cell in ("gru", "lstm", "rnn_tanh", "indrnn", "mingru")
-    if name != "recurrent dropout" or cell not in ("indrnn", "mingru")
-} | {
-    "lstm, zoneout of layer norm of recurrent dropout": lambda: nn.Recurrent(
-        zoneout(layer_norm(recurrent_dropout("lstm", 0.4)), {"h": 0.1, "c": 0.5}), 3, 5
-    ),
-    "gru, learned and random initial states of zoneout": lambda: nn.Recurrent(
-        learned_initial_state(random_initial_state(zoneout("gru", 0.3), 0.5)), 3, 5
-    ),
-    "leaky, random initial states of rms norm": lambda: nn.Recurrent(random_initial_state(rms_norm(leaky), 0.5), 3, 5),
-}
+TRANSFORMED: dict[str, Callable[[], nn.Layer]] = (
+    {
+        f"{cell}, {name}": lambda cell=cell, transform=transform: disturbed(nn.Recurrent(transform(cell), 3, 5))
+        for name, transform in {
+            "layer norm": layer_norm,
+            "layer norm per gate": lambda cell: layer_norm(cell, per_gate=True),
+            "rms norm": rms_norm,
+            "zoneout": lambda cell: zoneout(cell, 0.3),
+            "recurrent dropout": lambda cell: recurrent_dropout(cell, 0.4),
+            "learned initial state": learned_initial_state,
+            "random initial state": lambda cell: random_initial_state(cell, 0.7),
+        }.items()
+        for cell in ("gru", "lstm", "rnn_tanh", "indrnn", "mingru")
+        if name != "recurrent dropout" or cell not in ("indrnn", "mingru")
+    }
+    | {
+        f"{cell}, {name}": lambda cell=cell, transform=transform: disturbed(nn.Recurrent(transform(cell), 3, 6))
+        for name, transform in {
+            "rms norm": rms_norm,
+            "zoneout": lambda cell: zoneout(cell, 0.3),
+            "learned initial state": learned_initial_state,
+        }.items()
+        for cell in ("slstm", "phased_lstm", "clockwork_rnn", "lru", "spiking_lstm")
+    }
+    | {
+        "lstm, zoneout of layer norm of recurrent dropout": lambda: nn.Recurrent(
+            zoneout(layer_norm(recurrent_dropout("lstm", 0.4)), {"h": 0.1, "c": 0.5}), 3, 5
+        ),
+        "gru, learned and random initial states of zoneout": lambda: nn.Recurrent(
+            learned_initial_state(random_initial_state(zoneout("gru", 0.3), 0.5)), 3, 5
+        ),
+        "leaky, random initial states of rms norm": lambda: nn.Recurrent(
+            random_initial_state(rms_norm(leaky), 0.5), 3, 5
+        ),
+    }
+)
 """A small layer of each transform on several cells, and of transforms of transforms."""
 
 WRAPPED: dict[str, Callable[[], nn.Layer]] = {

@@ -93,4 +93,4 @@ def _worst(distances: np.ndarray, floor: float) -> EchoStateTest:
         tiny = np.finfo(float).tiny
         rate = (max(pair[steps], tiny) / max(pair[middle], tiny)) ** (1 / max(1, steps - middle))
         tests.append(EchoStateTest(float(rate), float(pair[steps] / pair[0]), steps))
-    return max(tests, key=lambda test: test.rate)
+    return max(tests, key=lambda test: (not test.holds, test.rate))
