@@ -6,7 +6,7 @@ RECURRA_REQUIRE_ENGINE ?= 1
 STAMPS := $(VENV)/stamps
 ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test kernels sanitize check format laws mutants docs recipes bench wheel constraints clean
+.PHONY: setup demo test kernels sanitize check format laws mutants docs recipes bench bench-peers cross wheel constraints clean
 
 setup: $(STAMPS)/package
 
@@ -57,6 +57,21 @@ format: setup
 sanitize:
 	$(MAKE) kernels SANITIZE=ON
 
+# The engine for 64-bit ARM (NEON, as GCC makes it of the vector types), and its kernel tests under an emulator of that
+# processor. Debian: g++-aarch64-linux-gnu and qemu-user. The tests take minutes there.
+CROSS := aarch64-linux-gnu-g++
+EMULATOR := qemu-aarch64
+CROSS_FLAGS := -std=c++17 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp -DRECURRA_ISA=generic
+CROSS_POINTS := 1000
+cross:
+	@command -v $(CROSS) >/dev/null || { echo "cross: $(CROSS) is not installed"; exit 1; }
+	@command -v $(EMULATOR) >/dev/null || { echo "cross: $(EMULATOR) is not installed"; exit 1; }
+	@mkdir -p build/cross
+	for file in arena dispatch engine plan; do \
+		$(CROSS) $(CROSS_FLAGS) -fPIC -c csrc/$$file.cpp -o build/cross/$$file.o || exit 1; done
+	$(CROSS) $(CROSS_FLAGS) -static csrc/tests/kernels_test.cpp -o build/cross/kernels_test
+	OMP_NUM_THREADS=1 $(EMULATOR) build/cross/kernels_test $(CROSS_POINTS)
+
 # `make test` tries the same laws on fewer sizes.
 laws: setup
 	$(BIN)/python tools/laws.py
@@ -77,6 +92,22 @@ docs: setup
 
 bench: setup
 	$(BIN)/recurra bench
+
+# The same beside every peer, in a virtual environment of its own: they need other versions of what recurra uses.
+# BENCH takes options, such as BENCH='--asked --merge'.
+BENCH :=
+PEERS := .venv-peers
+$(PEERS)/stamp: benchmarks/peers-constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --constraint $< torch
+	$(PEERS)/bin/pip install --quiet --requirement $<
+	@touch $@
+
+bench-peers: setup $(PEERS)/stamp
+	rm -rf build/peers
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/peers .
+	$(PEERS)/bin/pip install --quiet --force-reinstall --no-deps build/peers/*.whl
+	$(PEERS)/bin/recurra bench $(BENCH)
 
 wheel: setup
 	$(BIN)/python tools/test_wheel.py

@@ -66,6 +66,33 @@ def data_loader() -> None:
     assert torch.equal(got, torch.stack([Rows()[k] for k in range(8)]))
 
 
+def affinity() -> None:
+    """Bound to one core, as under taskset, and released: two threads and one compute the same bits."""
+    cores = os.sched_getaffinity(0)
+    p = problems.make(problems.PROGRAMS["gru"], (16, 20, 33, 64), torch.float32, lengths=True)
+    torch.set_num_threads(1)
+    before = problems.run(ops.scan, p)
+    for chosen in ({min(cores)}, cores):
+        os.sched_setaffinity(0, chosen)
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            problems.check_equal(problems.run(ops.scan, p), before)
+
+
+def _two_threads(worker: int) -> None:
+    torch.set_num_threads(2)
+
+
+def worker_threads() -> None:
+    """Workers of a DataLoader that ask for two threads each, forked after a parallel run."""
+    torch.set_num_threads(2)
+    _check("lstm", (32, 20, 64, 64))
+    loader = torch.utils.data.DataLoader(
+        Rows(), batch_size=4, num_workers=2, multiprocessing_context="fork", worker_init_fn=_two_threads
+    )
+    assert torch.equal(torch.cat(list(loader)), torch.stack([Rows()[k] for k in range(8)]))
+
+
 class Layer(torch.nn.Module):
     """A GRU, the parts of it that training needs."""
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import layers
 from recurra import cells, nn
+from recurra.bench.cell_libraries import TORCHRECURRENT, torchrecurrent_cell
 from recurra.testing.cases import Case
 from recurra.testing.peer_law import equals_peer
 
@@ -76,63 +77,13 @@ def test_torch_has_the_projected_lstm():
 
 # torchrecurrent
 
-TORCHRECURRENT: dict[str, tuple[str, dict[str, str]]] = {
-    "antisymmetric_rnn": ("AntisymmetricRNNCell", {"weight_ih": "V", "weight_hh": "W", "bias_ih": "b"}),
-    "antisymmetric_rnn_gated": (
-        "GatedAntisymmetricRNNCell",
-        {"weight_ih": "V/1 V/0", "weight_hh": "W", "bias_ih": "b/1 b/0", "bias_hh": ""},
-    ),
-    "atr": ("ATRCell", {"weight_ih": "W", "weight_hh": "U"}),
-    "brc": ("BRCell", {"weight_ih": "W/1 W/2 W/0", "weight_hh": "w_a w_c"}),
-    "nbrc": ("NBRCell", {"weight_ih": "W/1 W/2 W/0", "weight_hh": "U"}),
-    "cfn": ("CFNCell", {"weight_ih": "V W", "weight_hh": "U", "bias_hh": "b"}),
-    "cornn": ("coRNNCell", {"weight_ih": "V", "weight_hh": "W", "weight_ch": "W_z", "bias_ih": "b"}),
-    "fastrnn": ("FastRNNCell", {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "alpha": "alpha", "beta": "beta"}),
-    "fastgrnn": ("FastGRNNCell", {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b", "zeta": "zeta", "nu": "nu"}),
-    "indrnn": ("IndRNNCell", {"weight_ih": "W", "vector_u": "u", "bias_ih": "b"}),
-    "light_gru": ("LiGRUCell", {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b"}),
-    "lstm_peephole": (
-        "PeepholeLSTMCell",
-        {"weight_ih": "W", "weight_hh": "U", "weight_ph": "p_i p_f p_o", "bias_ih": "b"},
-    ),
-    "mgu": ("MGUCell", {"weight_ih": "W", "weight_hh": "U_f U_h", "bias_ih": "b"}),
-    "mut1": ("MUT1Cell", {"weight_ih": "W", "weight_hh": "U_r U_h", "bias_ih": "b/0 b/1 0", "bias_hh": "0 b/2"}),
-    "mut2": ("MUT2Cell", {"weight_ih": "W", "weight_hh": "U U_h", "bias_ih": "b"}),
-    "mut3": ("MUT3Cell", {"weight_ih": "W", "weight_hh": "U_z U_r U_h", "bias_ih": "b"}),
-    "ran": ("RANCell", {"weight_ih": "W", "weight_hh": "U", "bias_ih": "b"}),
-    "star": ("STARCell", {"weight_ih": "W/1 W/0", "weight_hh": "U", "bias_ih": "b/1 b/0"}),
-}
-"""By our cell: theirs, and what of ours each of its parameters is; V/1 is gate 1 of V, what is not named is zero."""
-
-OPTIONS: dict[str, dict[str, Any]] = {
-    "antisymmetric_rnn": {"epsilon": 0.01, "gamma": 0.01},
-    "antisymmetric_rnn_gated": {"epsilon": 0.01, "gamma": 0.01},
-    "cornn": {"dt": 0.05, "gamma": 1.0, "epsilon": 1.0},
-    "fastgrnn": {"nonlinearity": torch.sigmoid},
-    "indrnn": {"nonlinearity": torch.relu},
-}
-
-
-def part(layer: nn.Recurrent, token: str) -> Tensor:
-    name, _, gate = token.partition("/")
-    if name == "0":
-        return torch.zeros(layer.hidden_size, dtype=torch.float64)
-    value = getattr(layer, name).detach()
-    gates = next(spec.gates for spec in layer.program.parameters if spec.name == name)
-    return value.chunk(gates)[int(gate)] if gate else value
-
 
 @pytest.mark.parametrize("name", TORCHRECURRENT)
 def test_torchrecurrent_has_the_same_cell(name: str):
-    torchrecurrent = pytest.importorskip("torchrecurrent", reason="compares with it")
-    theirs, parameters = TORCHRECURRENT[name]
+    pytest.importorskip("torchrecurrent", reason="compares with it")
     layer = layers.of_cell(name).double()
     assert isinstance(layer, nn.Recurrent)
-    module = getattr(torchrecurrent, theirs)(3, 5, **OPTIONS.get(name, {})).double()
-    with torch.no_grad():
-        for target, parameter in module.named_parameters():
-            tokens = parameters.get(target, "").split()
-            parameter.copy_(torch.cat([part(layer, token) for token in tokens]) if tokens else parameter.new_zeros(()))
+    module = torchrecurrent_cell(layer)
 
     def step(x: Tensor, states: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
         after = module(x, states if len(states) > 1 else states[0])

@@ -99,6 +99,35 @@ def test_the_op_runs_in_many_threads_at_once():
             future.result(timeout=SECONDS)
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot bind a process to cores")
+def test_fewer_cores_than_threads_compute_the_same():
+    run_child("affinity")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_workers_with_threads_of_their_own_compute_the_same():
+    run_child("worker_threads")
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm", "projected", "ticking"])
+@pytest.mark.parametrize("shape", [(1, 9, 33, 64), (5, 7, 3, 130), (33, 6, 64, 64)])
+def test_any_number_of_threads_gives_the_same_bits_beside_the_pool_of_torch(
+    name: str, shape: tuple[int, int, int, int]
+):
+    p = problems.make(problems.PROGRAMS[name], shape, torch.float32, lengths=True)
+    large = torch.randn(300, 300)
+    results, busy = [], []
+    for threads in (1, 2, 3, 5):
+        torch.set_num_threads(threads)
+        busy.append(large @ large)  # wakes the pool of torch just before the engine's parallel region
+        results.append(problems.run(ops.scan, p))
+        busy.append(large @ large)
+    for other in results[1:]:
+        problems.check_equal(other, results[0])
+    for before, after in zip(busy[::2], busy[1::2], strict=True):
+        assert torch.equal(before, after)
+
+
 def test_a_new_number_of_threads_is_obeyed_at_once():
     p = problems.make(problems.PROGRAMS["gru"], (16, 20, 33, 64), torch.float32)
     results = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from recurra import __version__, engine
 _CPUINFO = Path("/proc/cpuinfo")
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _PACKAGES = ("torch", "numpy")
+_PEERS = ("tensorflow_cpu", "keras", "jax", "flax", "onnxruntime", "torchrecurrent", "minGRU-pytorch", "reservoirpy")
 
 
 def describe_machine() -> dict[str, object]:
@@ -35,6 +36,7 @@ def describe_versions() -> dict[str, str]:
     return (
         known
         | {name: version(name) for name in _PACKAGES}
+        | {name: version(name) for name in _PEERS if any(distributions(name=name))}
         | {"torch_threads": torch.__config__.parallel_info().splitlines()[0]}
     )
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -10,9 +11,10 @@ import torch
 
 from recurra import engine
 from recurra.bench import parity
-from recurra.bench.parity import Inputs, Parity
-from recurra.bench.peers import Implementation, Peer, own
-from recurra.bench.registry import LAYERS, Case
+from recurra.bench.cases import LAYERS, Case
+from recurra.bench.contract import Foreign, Implementation, Peer, own
+from recurra.bench.inputs import Inputs
+from recurra.bench.parity import Parity
 from recurra.bench.timing import Effort, Sampler, Spread, alternate, ratios, sampler
 from recurra.bench.work import operations
 
@@ -65,21 +67,38 @@ class Measurement:
 
 def measure_case(case: Case, peers: Mapping[str, Peer], effort: Effort, threads: int) -> Measurement:
     """Parity and times of a case with those of its peers that are there."""
+    with _torch_threads(case.threads or threads):
+        return _measure(case, peers, effort, case.threads or threads)
+
+
+@contextmanager
+def _torch_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _measure(case: Case, peers: Mapping[str, Peer], effort: Effort, threads: int) -> Measurement:
     layer = LAYERS[case.cell](case.shape.input_size, case.shape.hidden_size)
     parity.randomise(layer)
     inputs = Inputs(case, layer)
     skipped = {name: peers[name].missing() for name in case.peers if peers[name].missing()}
-    contestants = {RECURRA: own(layer)}
+    contestants: dict[str, Implementation | Foreign] = {RECURRA: own(layer)}
     contestants |= {name: peers[name].build(layer) for name in case.peers if name not in skipped}
-    values = {name: parity.evaluate(one, inputs) for name, one in contestants.items()}
-    parities = tuple(parity.compare(values[RECURRA], values[name], name) for name in list(contestants)[1:])
-    del values
+    ours = parity.evaluate(contestants[RECURRA], inputs)
+    parities = tuple(
+        parity.compare(parity.asked_of(one, ours, inputs), parity.evaluate(one, inputs), name)
+        for name, one in list(contestants.items())[1:]
+    )
+    del ours
     if not all(one.passed for one in parities):
         return Measurement(case, parities, skipped, (), 0.0, 0)
-    samplers = {name: _sampler(one, inputs, effort) for name, one in contestants.items()}
+    samplers = {name: _sampler(one, inputs, effort, threads) for name, one in contestants.items()}
     samplers[_PEAK] = lambda: engine.peak_flops(_FLOAT_BYTES, threads, effort.peak_seconds)
     samples = alternate(samplers, effort)
-    inputs.clear_gradients([p for one in contestants.values() for p in one.parameters])
     work = operations(case, layer)
     speeds = tuple(_speed(name, samples, work) for name in contestants)
     return Measurement(case, parities, skipped, speeds, median(samples[_PEAK]) / 1e9, len(samples[RECURRA]))
@@ -91,11 +110,27 @@ def _speed(name: str, samples: Mapping[str, Sequence[float]], work: int) -> Spee
     return Speed(name, Spread.of(seconds), work, share, ratios(seconds, samples[RECURRA]))
 
 
-def _sampler(implementation: Implementation, inputs: Inputs, effort: Effort) -> Sampler:
-    call = _CALLS[inputs.case.direction](implementation, inputs)
-    sample = sampler(call, effort.sample_seconds)
+def _sampler(one: Implementation | Foreign, inputs: Inputs, effort: Effort, threads: int) -> Sampler:
+    if isinstance(one, Foreign):
+        return sampler(_foreign_call(one, inputs), effort.sample_seconds)
+    used = one.threads or threads
+    with _torch_threads(used):
+        sample = sampler(_CALLS[inputs.case.direction](one, inputs), effort.sample_seconds)
     calls = STEPS_A_CALL if inputs.case.direction == "step" else 1
-    return lambda: sample() / calls
+
+    def take() -> float:
+        with _torch_threads(used):
+            return sample() / calls
+
+    return take
+
+
+def _foreign_call(foreign: Foreign, inputs: Inputs) -> Callable[[], object]:
+    if inputs.case.direction == "forward":
+        assert foreign.forward is not None
+        return foreign.forward(inputs)
+    assert foreign.training is not None
+    return foreign.training(inputs, False)
 
 
 def _forward(implementation: Implementation, inputs: Inputs) -> Callable[[], object]:

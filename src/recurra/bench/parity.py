@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from recurra.bench.peers import Implementation, States
-from recurra.bench.registry import Case
+from recurra.bench.contract import Foreign, Implementation
+from recurra.bench.inputs import SEED, Inputs, States
 from recurra.nn import Recurrent
 
 TOLERANCE = 1e-4
 """Largest difference allowed in float32, relative to the largest value: each sums many products in its own order."""
 
 STEPS_COMPARED = 20
-_SEED = 2014
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +32,9 @@ class Parity:
         return self.difference <= TOLERANCE
 
 
-class Inputs:
-    """What a case runs on: x, the states, and a cotangent for the outputs and each last state."""
-
-    def __init__(self, case: Case, layer: Recurrent) -> None:
-        shape = case.shape
-        generator = torch.Generator().manual_seed(_SEED)
-
-        def draw(*sizes: int) -> Tensor:
-            return torch.randn(*sizes, generator=generator)
-
-        one_step = case.direction == "step"
-        frames = (shape.batch,) if one_step else (shape.batch, shape.steps)
-        state = layer.initial_state(shape.batch)
-        self.case = case
-        self.x = draw(*frames, shape.input_size)
-        self.states: States = tuple(draw(*part.shape) for part in state)
-        self.output_cotangent = draw(*frames, layer.output_size)
-        self._state_cotangents = tuple(draw(*part.shape) for part in state)
-
-    @cached_property
-    def leaves(self) -> tuple[Tensor, States]:
-        """x and the states to be differentiated by; training accumulates in their `grad`."""
-        return self.x.clone().requires_grad_(), tuple(state.clone().requires_grad_() for state in self.states)
-
-    def clear_gradients(self, parameters: Any) -> None:
-        """Forgets every gradient, as an optimiser does between two steps."""
-        for tensor in (self.leaves[0], *self.leaves[1], *parameters):
-            tensor.grad = None
-
-    def pair_with_cotangents(self, results: Mapping[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The results, and the cotangent of each, for `torch.autograd.backward`."""
-        outputs = [self.output_cotangent] if "y" in results else []
-        return list(results.values()), [*outputs, *self._state_cotangents]
-
-
 def randomise(layer: Recurrent) -> None:
     """Gives every parameter random values: no bias stays zero or the same for all units, where a mistake could hide."""
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     bound = layer.hidden_size**-0.5
     with torch.no_grad():
         for parameter in layer.parameters():
@@ -92,8 +54,13 @@ def _name(states: States) -> dict[str, Tensor]:
     return {f"last state {k}": state for k, state in enumerate(states)}
 
 
-def evaluate(implementation: Implementation, inputs: Inputs) -> dict[str, Tensor]:
-    """Everything that the gate compares: the results of the timed direction, and the gradients of everything."""
+def evaluate(implementation: Implementation | Foreign, inputs: Inputs) -> dict[str, Tensor]:
+    """Everything that the gate compares: the results of the timed direction, and the gradients of everything.
+
+    Of a library with arrays of its own, the timed direction only: see `asked_of`.
+    """
+    if isinstance(implementation, Foreign):
+        return _evaluate_foreign(implementation, inputs)
     values: dict[str, Tensor] = {}
     if inputs.case.direction != "training":
         with torch.no_grad():
@@ -109,6 +76,27 @@ def evaluate(implementation: Implementation, inputs: Inputs) -> dict[str, Tensor
     values |= {f"gradient of {name}": gradient for name, gradient in implementation.gradients().items()}
     inputs.clear_gradients(implementation.parameters)
     return values
+
+
+def _evaluate_foreign(foreign: Foreign, inputs: Inputs) -> dict[str, Tensor]:
+    if inputs.case.direction == "forward":
+        assert foreign.forward is not None
+        found = foreign.read(foreign.forward(inputs)())
+        return {"y": found.y, **_name(found.last)}
+    assert foreign.training is not None
+    found = foreign.read(foreign.training(inputs, True)())
+    values = {f"{name} (differentiable)": value for name, value in {"y": found.y, **_name(found.last)}.items()}
+    return values | {f"gradient of {name}": gradient for name, gradient in found.gradients.items()}
+
+
+def asked_of(
+    implementation: Implementation | Foreign, values: Mapping[str, Tensor], inputs: Inputs
+) -> dict[str, Tensor]:
+    """Which of our values a contestant has to have: all, and without gradients where it is timed without them and is
+    of a library with arrays of its own."""
+    if isinstance(implementation, Foreign) and inputs.case.direction == "forward":
+        return {name: value for name, value in values.items() if name == "y" or name in _name(inputs.states)}
+    return dict(values)
 
 
 def compare(own: Mapping[str, Tensor], other: Mapping[str, Tensor], peer: str) -> Parity:

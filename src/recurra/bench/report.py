@@ -8,8 +8,12 @@ from pathlib import Path
 from recurra.bench.results import Json
 
 REPORT_FILE = "benchmarks.md"
-CURVES_FILE = "benchmarks-steps.png"
+CURVES_FILES = {
+    axis: f"benchmarks-{axis.replace(' ', '-')}.png" for axis in ("steps", "batch", "hidden size", "threads")
+}
+_COLUMNS = {"steps": "steps", "batch": "batch", "hidden size": "hidden_size", "threads": "threads"}
 RECURRA = "recurra"
+CONTESTANTS_OF_CURVES = (RECURRA, "torch.nn")
 
 _HEAD = """# Benchmarks
 
@@ -26,6 +30,13 @@ Then the contestants take turns within the same run, after a warm-up, and the pe
 do nothing but multiply and add on registers. Times are medians with the lower and upper quartile; a ratio is the median
 of the ratios within each turn. A training step is a forward and a backward pass of everything: input, first state, all
 parameters. Forward is without gradients. Losses stand in the same tables: a ratio below 1 is one.
+
+Everybody gets the same number of threads: torch, recurra, torchrecurrent and minGRU-pytorch by
+`torch.set_num_threads`, ONNX Runtime by `intra_op_num_threads`, TensorFlow by `set_intra_op_parallelism_threads` and
+`set_inter_op_parallelism_threads`, XLA (Flax) by the variable NPROC. reservoirpy multiplies sparse matrices, in one
+thread. Libraries with arrays of their own get theirs before the clock starts, ONNX Runtime time-major, as it wants
+them; of these, the gate compares what is timed. Flax's GRU lacks the bias within the reset gate; it gets one.
+`make bench-peers` installs all of them.
 """
 _WORK = """GFLOP/s and shares of the peak count the products only: 2 × batch × steps × elements of the input and
 recurrent matrices, and three times that for a training step (`recurra/bench/work.py`).
@@ -50,7 +61,11 @@ def render(result: Json) -> str:
     text += "\n## All cases\n\n"
     text += _WORK
     text += _cases_table(result)
-    text += "\n## Time against steps\n\n" + _curves_table(result) + f"\n![Time against steps]({CURVES_FILE})\n"
+    for axis, file in CURVES_FILES.items():
+        if result["curves"].get(axis):
+            text += f"\n## Time against {axis}\n\n"
+            text += _curves_table(result) + "\n" if axis == "steps" else ""
+            text += f"![Time against {axis}]({file})\n"
     text += _skipped(result)
     return text
 
@@ -68,7 +83,8 @@ def _target_line(row: Json) -> Sequence[str]:
     if row.get("lower_quartile") is not None:
         quartiles = f"{_figure(row['lower_quartile'], '')} to {_figure(row['upper_quartile'], '')}"
     value = "" if row["value"] is None else f"**{_figure(row['value'], unit)}**"
-    verdict = row["note"] if row["met"] is None else ("met" if row["met"] else "**missed**")
+    verdict = "" if row["met"] is None else ("met" if row["met"] else "**missed**")
+    verdict = "; ".join(filter(None, [verdict, row["note"]]))
     return row["name"], value, quartiles, wanted, row["against"] or "", verdict
 
 
@@ -157,14 +173,14 @@ def _by_case(rows: Iterable[Json]) -> dict[str, list[Json]]:
     return cases
 
 
-def curves(result: Json) -> dict[str, dict[int, float]]:
-    """Milliseconds by number of steps, for each contestant of each curve."""
-    drawn = set(result["curves"])
+def curves(result: Json, axis: str = "steps") -> dict[str, dict[int, float]]:
+    """Milliseconds by what grows, for each contestant of each curve over an axis."""
+    drawn, column = set(result["curves"].get(axis, ())), _COLUMNS[axis]
     lines: dict[str, dict[int, float]] = {}
     for row in result["rows"]:
-        if row["case"] in drawn:
+        if row["case"] in drawn and row["who"] in CONTESTANTS_OF_CURVES:
             name = f"{row['cell'].upper()} {row['direction']}, {row['who']}"
-            lines.setdefault(name, {})[row["steps"]] = row["milliseconds"]["median"]
+            lines.setdefault(name, {})[row[column]] = row["milliseconds"]["median"]
     return lines
 
 
@@ -199,13 +215,13 @@ def _table(head: Sequence[str], alignment: str, lines: Iterable[Sequence[str]]) 
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-def draw_curves(result: Json, path: Path) -> None:
-    """The curves as a PNG with linear axes: one panel for each cell and direction."""
+def draw_curves(result: Json, axis: str, path: Path) -> None:
+    """The curves over an axis as a PNG with linear axes: one panel for each cell and direction."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     panels: dict[str, list[tuple[str, dict[int, float]]]] = {}
-    for name, points in curves(result).items():
+    for name, points in curves(result, axis).items():
         title, _, who = name.partition(", ")
         panels.setdefault(title, []).append((who, points))
     figure = Figure(figsize=(11, 2.8 * max(1, (len(panels) + 1) // 2)), layout="constrained")
@@ -213,16 +229,18 @@ def draw_curves(result: Json, path: Path) -> None:
     for number, (title, drawn) in enumerate(panels.items()):
         axes = figure.add_subplot((len(panels) + 1) // 2, 2, number + 1)
         for who, points in drawn:
-            steps = sorted(points)
-            axes.plot(steps, [points[count] for count in steps], marker="o", markersize=3, label=who)
-        axes.set(title=title, xlabel="steps", ylabel="ms", xlim=(0, None), ylim=(0, None))
+            values = sorted(points)
+            axes.plot(values, [points[count] for count in values], marker="o", markersize=3, label=who)
+        axes.set(title=title, xlabel=axis, ylabel="ms", xlim=(0, None), ylim=(0, None))
         axes.legend()
     figure.savefig(path, dpi=110)
 
 
 def write_report(result: Json, folder: Path, say: Callable[[str], None]) -> None:
-    """Writes the Markdown and the picture into a folder."""
+    """Writes the Markdown and the pictures into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw_curves(result, folder / CURVES_FILE)
+    for axis, file in CURVES_FILES.items():
+        if result["curves"].get(axis):
+            draw_curves(result, axis, folder / file)
     (folder / REPORT_FILE).write_text(render(result), encoding="utf-8")
     say(f"report: {folder / REPORT_FILE}")

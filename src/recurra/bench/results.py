@@ -7,35 +7,42 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recurra.bench.measure import Measurement, Speed
+from recurra.bench.cases import DTYPE, Case, Registry, Target, Unmeasured
+from recurra.bench.measure import RECURRA, Measurement, Speed
 from recurra.bench.parity import TOLERANCE
-from recurra.bench.registry import DTYPE, Case, Target
 from recurra.bench.timing import Spread
 from recurra.errors import FormatError
 
-FORMAT = 1
+FORMAT = 2
 LANGUAGE_MODEL_FILE = "tinyshakespeare.json"
-LANGUAGE_MODEL_TARGET = 1.50
+LANGUAGE_MODEL_TARGET = 1.47
 LANGUAGE_MODEL_NAME = "tiny Shakespeare, 3 minutes of training"
 LANGUAGE_MODEL_FIELDS = ("nats_per_character", "command", "torch_nats_per_character", "torch_command")
+SIDE_BY_SIDE_FILE = "language_model.json"
+SIDE_BY_SIDE_FIELDS = ("ratio", "largest_loss_difference", "command")
+SIDE_BY_SIDE_TARGETS = {"gru": 1.8, "lstm": 1.15}
+"""By the cell of the language model: how many times as long torch.nn takes to the same loss."""
 
 Json = dict[str, Any]
 
 
-def rows(measurements: Iterable[Measurement]) -> list[Json]:
-    """A row for each contestant of each case: who, what, the times, and how they compare."""
-    return [_row(one, speed) for one in measurements for speed in one.speeds]
+def rows(measurements: Iterable[Measurement], threads: int, date: str) -> list[Json]:
+    """A row for each contestant of each case: who, what, when, the times, and how they compare."""
+    return [_row(one, speed, threads, date) for one in measurements for speed in one.speeds]
 
 
-def _row(measurement: Measurement, speed: Speed) -> Json:
+def _row(measurement: Measurement, speed: Speed, threads: int, date: str) -> Json:
     return {
         **_case(measurement.case),
+        "threads": measurement.case.threads or threads,
         "who": speed.who,
         "milliseconds": _spread(speed.seconds, 1e3),
         "ratio_to_recurra": _spread(speed.ratio),
         "gflops": round(speed.gflops, 2),
         "share_of_peak": _spread(speed.share_of_peak),
+        "peak_gflops": round(measurement.peak, 1),
         "rounds": measurement.rounds,
+        "measured": date,
     }
 
 
@@ -74,56 +81,114 @@ def _spread(spread: Spread, scale: float = 1.0) -> Json:
     return {name: float(f"{value * scale:.5g}") for name, value in values.items()}
 
 
-def target_rows(targets: Iterable[Target], measurements: Iterable[Measurement]) -> list[Json]:
-    """A row for each figure to reach: its value, and whether it was met; null for both without a measurement."""
-    known = {one.case.name: one for one in measurements}
-    return [_target_row(target, known.get(target.case.name)) for target in targets]
+def target_rows(chosen: Registry, result: Json) -> list[Json]:
+    """A row for each figure to reach: its value, and whether it was met; null for both without a measurement.
 
-
-def _target_row(target: Target, measurement: Measurement | None) -> Json:
-    row: Json = {"name": target.name, "case": target.case.name, "unit": target.unit, "at_least": target.at_least}
-    row |= {"value": None, "lower_quartile": None, "upper_quartile": None, "against": None, "met": None, "note": ""}
-    if measurement is None:
-        return row | {"note": "not measured"}
-    if not measurement.passed:
-        return row | {"note": "the parity gate is red"}
-    if target.unit == "%":
-        spread, scale = measurement.speeds[0].share_of_peak, 100.0
-    else:
-        peer = measurement.fastest_peer
-        if peer is None:
-            return row | {"note": "; ".join(f"{name}: {why}" for name, why in measurement.skipped.items())}
-        spread, scale = peer.ratio, 1.0
-        row["against"] = peer.who
-    value = spread.median * scale
-    quartiles = {"lower_quartile": round(spread.lower * scale, 3), "upper_quartile": round(spread.upper * scale, 3)}
-    return row | {"value": round(value, 3), **quartiles, "met": value >= target.at_least}
-
-
-def language_model_row(folder: Path) -> Json:
-    """The language model's figure, from the file that its own command leaves in the folder; null while there is none.
-
-    Raises FormatError when the file lacks a field.
+    `result` needs the rows, the parity rows and the peers that were skipped, of this run or of an earlier one.
     """
-    row: Json = {"name": LANGUAGE_MODEL_NAME, "case": None, "unit": "nats/char", "at_most": LANGUAGE_MODEL_TARGET}
-    row |= {"value": None, "against": None, "met": None, "note": f"not measured: there is no {LANGUAGE_MODEL_FILE}"}
-    path = folder / LANGUAGE_MODEL_FILE
+    figures = [_target_row(target, result) for target in chosen.targets]
+    return figures + [_unmeasured_row(one) for one in chosen.unmeasured]
+
+
+def _empty(name: str, case: str | None, unit: str) -> Json:
+    row: Json = {"name": name, "case": case, "unit": unit}
+    return row | {"value": None, "lower_quartile": None, "upper_quartile": None, "against": None, "met": None}
+
+
+def _unmeasured_row(one: Unmeasured) -> Json:
+    return _empty(one.name, None, one.unit) | {"at_least": one.at_least, "note": one.reason}
+
+
+def _target_row(target: Target, result: Json) -> Json:
+    row = _empty(target.name, target.case.name, target.unit) | {"at_least": target.at_least, "note": ""}
+    cases = [target.case.name] + ([target.other.name] if target.other else [])
+    if any(not one["passed"] for one in result["parity"] if one["case"] in cases):
+        return row | {"note": "the parity gate is red"}
+    found = {name: {r["who"]: r for r in result["rows"] if r["case"] == name} for name in cases}
+    if not all(found.values()):
+        return row | {"note": "not measured"}
+    here = found[target.case.name]
+    if target.other is not None:
+        ours, theirs = (found[name][RECURRA]["milliseconds"]["median"] for name in cases)
+        return _judge(row, theirs / ours) | {"against": target.other.cell}
+    if target.unit == "%":
+        return _judge_spread(row, here[RECURRA]["share_of_peak"], 100.0)
+    wanted = target.peers or target.case.peers
+    measured = [here[name] for name in wanted if name in here]
+    if not measured:
+        reasons = [f"{name}: {result['skipped'].get(name, 'not measured')}" for name in wanted]
+        return row | {"note": "; ".join(reasons)}
+    fastest = min(measured, key=lambda one: one["milliseconds"]["median"])
+    return _judge_spread(row, fastest["ratio_to_recurra"]) | {"against": fastest["who"]}
+
+
+def _judge(row: Json, value: float) -> Json:
+    return row | {"value": round(value, 3), "met": value >= row["at_least"]}
+
+
+def _judge_spread(row: Json, value: Json, scale: float = 1.0) -> Json:
+    quartiles = {name: round(value[name] * scale, 3) for name in ("lower_quartile", "upper_quartile")}
+    return _judge(row | quartiles, value["median"] * scale)
+
+
+def language_model_rows(folder: Path) -> list[Json]:
+    """The figures of the language models, from the files that their own commands leave in the folder; null while there
+    are none.
+
+    Raises FormatError when a file lacks a field.
+    """
+    return [*(_side_by_side_row(folder, cell) for cell in SIDE_BY_SIDE_TARGETS), _tiny_shakespeare_row(folder)]
+
+
+def _side_by_side_row(folder: Path, cell: str) -> Json:
+    row = _empty(f"language model, {cell.upper()}, wall clock to the same loss against torch.nn", None, "x")
+    row |= {"at_least": SIDE_BY_SIDE_TARGETS[cell], "note": f"not measured: there is no {SIDE_BY_SIDE_FILE}"}
+    path = folder / SIDE_BY_SIDE_FILE
     if not path.exists():
         return row
-    found = read_json(path)
-    lacking = [name for name in LANGUAGE_MODEL_FIELDS if name not in found]
+    cells = read_json(path)
+    if cell not in cells:
+        return row | {"note": f"not measured: {SIDE_BY_SIDE_FILE} has no {cell}"}
+    found = _fields(path, cells[cell], SIDE_BY_SIDE_FIELDS)
+    note = f"losses at the same steps differ by {found['largest_loss_difference']:.1e} at most; `{found['command']}`"
+    return _judge(row, float(found["ratio"])) | {"against": "torch.nn", "note": note}
+
+
+def _tiny_shakespeare_row(folder: Path) -> Json:
+    row = _empty(LANGUAGE_MODEL_NAME, None, "nats/char") | {"at_most": LANGUAGE_MODEL_TARGET}
+    path = folder / LANGUAGE_MODEL_FILE
+    if not path.exists():
+        return row | {"note": f"not measured: there is no {LANGUAGE_MODEL_FILE}"}
+    details = _fields(path, read_json(path), LANGUAGE_MODEL_FIELDS)
+    value = float(details["nats_per_character"])
+    peer = f"torch.nn, the same model: {details['torch_nats_per_character']:.3f}"
+    met = value <= LANGUAGE_MODEL_TARGET
+    return row | {"value": value, "against": peer, "met": met, "note": "", "details": details}
+
+
+def _fields(path: Path, found: Json, names: tuple[str, ...]) -> Json:
+    lacking = [name for name in names if name not in found]
     if lacking:
-        raise FormatError(f"{path} has no {', '.join(lacking)}", expected=", ".join(LANGUAGE_MODEL_FIELDS))
-    value = float(found["nats_per_character"])
-    peer = f"torch.nn, the same model: {found['torch_nats_per_character']:.3f}"
-    details = {name: found[name] for name in LANGUAGE_MODEL_FIELDS}
-    return row | {
-        "value": value,
-        "against": peer,
-        "met": value <= LANGUAGE_MODEL_TARGET,
-        "note": "",
-        "details": details,
+        raise FormatError(f"{path} has no {', '.join(lacking)}", expected=", ".join(names))
+    return {name: found[name] for name in names}
+
+
+def merge(earlier: Json, now: Json) -> Json:
+    """`now`, with what only `earlier` has: the cases that were not measured again, and the peers that they lacked."""
+    again = {row["case"] for row in [*now["rows"], *now["parity"]]}
+    kept = {part: [row for row in earlier[part] if row["case"] not in again] for part in ("rows", "parity")}
+    skipped = {name: why for name, why in earlier["skipped"].items() if name not in now["installed"]}
+    return now | {
+        "rows": [*kept["rows"], *now["rows"]],
+        "parity": [*kept["parity"], *now["parity"]],
+        "skipped": skipped | now["skipped"],
+        "versions": earlier["versions"] | now["versions"],
     }
+
+
+def measured_cases(result: Json) -> set[str]:
+    """The names of the cases that have times."""
+    return {row["case"] for row in result["rows"]}
 
 
 def read_json(path: Path) -> Json:
@@ -135,6 +200,14 @@ def read_json(path: Path) -> Json:
     if not isinstance(found, dict):
         raise FormatError(f"{path} holds a {type(found).__name__}", expected="an object")
     return found
+
+
+def read_result(path: Path) -> Json:
+    """A `bench.json`. Raises FormatError when it is none, or of another format."""
+    result = read_json(path)
+    if result.get("format") != FORMAT:
+        raise FormatError(f"{path} has format {result.get('format')!r}", expected=str(FORMAT))
+    return result
 
 
 def write_json(path: Path, result: Mapping[str, Any]) -> None:

@@ -35,16 +35,19 @@ class Spread:
 @dataclass(frozen=True, slots=True)
 class Effort:
     """How long to measure. A sample repeats a call for `sample_seconds`. A case has between `fewest` and `most` rounds,
-    and ends between them once `case_seconds` are over. Within each round the peak is measured for `peak_seconds`."""
+    and ends between them once `case_seconds` are over. Within each round the peak is measured for `peak_seconds`.
+    Before each sample, `settle_seconds` pass in which the threads of the contestant before stop waiting for work."""
 
     sample_seconds: float
     case_seconds: float
     fewest: int
     most: int
     peak_seconds: float
+    settle_seconds: float = 0.0
 
 
-FULL = Effort(sample_seconds=0.02, case_seconds=6.0, fewest=9, most=61, peak_seconds=0.02)
+FULL = Effort(0.02, case_seconds=6.0, fewest=9, most=61, peak_seconds=0.02, settle_seconds=0.003)
+ASKED = Effort(0.02, case_seconds=2.0, fewest=7, most=61, peak_seconds=0.02, settle_seconds=0.003)
 QUICK = Effort(sample_seconds=0.0, case_seconds=0.0, fewest=2, most=2, peak_seconds=0.001)
 
 
@@ -92,6 +95,7 @@ def alternate(samplers: Mapping[str, Sampler], effort: Effort) -> dict[str, list
         begin = time.perf_counter()
         for round_number in range(effort.most):
             for name in names if round_number % 2 == 0 else reversed(names):
+                time.sleep(effort.settle_seconds)
                 samples[name].append(samplers[name]())
             if round_number + 1 >= effort.fewest and time.perf_counter() - begin > effort.case_seconds:
                 break

@@ -10,7 +10,7 @@ of the peak is what the products alone come to.
 
 from __future__ import annotations
 
-from recurra.bench.registry import Case
+from recurra.bench.cases import Case
 from recurra.nn import Recurrent
 
 _MATRICES = ("input", "recurrent")
@@ -20,5 +20,7 @@ _PASSES = {"forward": 1, "training": 3, "step": 1}
 def operations(case: Case, layer: Recurrent) -> int:
     """The floating-point operations of one run of a case."""
     specs = {spec.name: spec.kind for spec in layer.program.parameters}
-    elements = sum(p.numel() for name, p in layer.named_parameters() if specs[name] in _MATRICES)
+    # fixed matrices are buffers; those drawn with zeros are stored and multiplied without them
+    matrices = [value for name, value in layer.state_dict().items() if specs.get(name) in _MATRICES]
+    elements = sum(int(matrix.count_nonzero()) for matrix in matrices)
     return 2 * _PASSES[case.direction] * case.shape.batch * case.shape.steps * elements
