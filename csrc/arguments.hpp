@@ -38,6 +38,13 @@ struct Arguments {
   const PackedParameters* packed;  // of the same plan and item size; null: matrices are packed for the call
 };
 
+// Everything of a call on one thread that does not depend on where its arrays lie, for calls of the same size: they may have
+// neither lengths nor resets. Not for two threads at once.
+struct Prepared {
+  virtual ~Prepared() = default;
+  virtual void run(const Arguments&) = 0;
+};
+
 enum class Split { automatic, rows, columns };
 
 // How a run may be changed for tests and measurements; never its results.
@@ -52,6 +59,8 @@ struct Engine {
   const char* name;
   void (*run)(const Plan&, const Arguments&);
   std::unique_ptr<PackedParameters> (*pack)(const Plan&, const Arguments&);  // reads item_size and parameters
+  // Null for a call that several threads would share. Reads the sizes, the parameters and `packed`.
+  std::unique_ptr<Prepared> (*prepare)(const Plan&, const Arguments&);
   double (*peak)(int item_size, double seconds);
 };
 

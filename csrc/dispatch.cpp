@@ -97,6 +97,13 @@ void run(const Plan& plan, Arguments call) {
   engine().run(plan, call);
 }
 
+std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call) {
+  check(plan, call);
+  if (plan.direction == Direction::backward || call.packed == nullptr || call.lengths != nullptr || call.reset != nullptr)
+    fail("only forward calls with packed parameters, without lengths and resets, can be prepared");
+  return engine().prepare(plan, call);
+}
+
 std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters) {
   check_item_size(item_size);
   if (plan.direction == Direction::backward) fail("parameters of a backward plan cannot be packed ahead");

@@ -16,6 +16,8 @@ std::vector<std::string> available_isas();
 void run(const Plan& plan, Arguments call);
 // Packs the parameters of a forward plan. Throws std::invalid_argument and std::bad_alloc.
 std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters);
+// What many calls of this size share; null where they would run on several threads. Throws as `run` does.
+std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call);
 // Floating point operations a second of `threads` threads that do nothing but multiply and add on registers.
 double peak_flops(int item_size, int threads, double seconds);
 

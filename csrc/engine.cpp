@@ -256,13 +256,17 @@ template <class T> void choose_split(Problem<T>& p) {
       (settings.split == Split::automatic && by_columns < advantage * by_rows);
 }
 
-template <class T> void run_as(const Plan& plan, const Arguments& call) {
-  Problem<T> problem(plan, call);
+template <class T> void choose(Problem<T>& problem) {
   choose_split(problem);
-  problem.use_packs = call.packed != nullptr || call.batch * call.time > direct_rows;
+  problem.use_packs = problem.call.packed != nullptr || problem.batch * problem.time > direct_rows;
   problem.choose_chunk();
   problem.choose_strip();
   problem.choose_sparse();
+}
+
+template <class T> void run_as(const Plan& plan, const Arguments& call) {
+  Problem<T> problem(plan, call);
+  choose(problem);
   Carver measure(nullptr);
   problem.lay_out(measure);
   const Lease lease(measure.used());
@@ -279,6 +283,59 @@ template <class T> void run_as(const Plan& plan, const Arguments& call) {
   Runner<T>(problem, omp_get_thread_num(), omp_get_num_threads()).run();
 }
 
+std::unique_ptr<char, void (*)(void*)> reserve(long bytes) {
+  std::unique_ptr<char, void (*)(void*)> memory(static_cast<char*>(std::aligned_alloc(64, larger(64, bytes))), std::free);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+
+template <class T> class PreparedAs : public Prepared {
+ public:
+  PreparedAs(const Plan& plan, const Arguments& call) : call_(call), problem_(plan, call_) {
+    choose(problem_);
+    if (problem_.threads > 1) return;
+    Carver measure(nullptr);
+    problem_.lay_out(measure);
+    memory_ = reserve(measure.used());
+    bytes_ = measure.used();
+    Carver carver(memory_.get());
+    problem_.lay_out(carver);
+    problem_.fill();
+  }
+  bool is_serial() const { return problem_.threads == 1; }
+
+  void run(const Arguments& call) override {
+    if (settings.poison) poison();
+    call_ = call;
+    for (std::size_t k = 0; k < problem_.plan.states.size(); ++k) problem_.initial[k] = static_cast<T*>(call.initial[k]);
+    Runner<T>(problem_, 0, 1).run();
+  }
+
+ private:
+  void poison() {
+    std::memset(memory_.get(), 0xff, bytes_);
+    Carver carver(memory_.get());
+    problem_.lay_out(carver);
+    problem_.fill();
+  }
+
+  Arguments call_;
+  Problem<T> problem_;
+  std::unique_ptr<char, void (*)(void*)> memory_{nullptr, std::free};
+  long bytes_ = 0;
+};
+
+template <class T> std::unique_ptr<Prepared> prepare_as(const Plan& plan, const Arguments& call) {
+  auto prepared = std::make_unique<PreparedAs<T>>(plan, call);
+  if (!prepared->is_serial()) return nullptr;
+  return prepared;
+}
+
+std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call) {
+  if (call.item_size == 4) return prepare_as<float>(plan, call);
+  return prepare_as<double>(plan, call);
+}
+
 template <class T> std::unique_ptr<PackedParameters> pack_as(const Plan& plan, const Arguments& call) {
   Problem<T> problem(plan, call);
   problem.use_packs = true;
@@ -286,8 +343,7 @@ template <class T> std::unique_ptr<PackedParameters> pack_as(const Plan& plan, c
   Carver measure(nullptr);
   problem.lay_out_packs(measure);
   auto packed = std::make_unique<Packed<T>>();
-  packed->memory.reset(static_cast<char*>(std::aligned_alloc(64, larger(64, measure.used()))));
-  if (packed->memory == nullptr) throw std::bad_alloc();
+  packed->memory = reserve(measure.used());
   Carver carver(packed->memory.get());
   problem.lay_out_packs(carver);
   pack(problem, 0, 1);
@@ -318,7 +374,7 @@ double measure_peak(int item_size, double seconds) {
 #define RECURRA_TEXT_OF(name) #name
 #define RECURRA_TEXT(name) RECURRA_TEXT_OF(name)
 extern const Engine engine;
-const Engine engine = {RECURRA_TEXT(RECURRA_ISA), run, pack_parameters, measure_peak};
+const Engine engine = {RECURRA_TEXT(RECURRA_ISA), run, pack_parameters, prepare, measure_peak};
 
 }  // namespace RECURRA_ISA
 }  // namespace recurra

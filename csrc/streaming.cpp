@@ -107,6 +107,44 @@ Memory reserve(long count, long item_size) {
   return memory;
 }
 
+// What calls of one size share, once two of them have followed each other. In use by one thread; another one goes without.
+class Again {
+ public:
+  // Whether the call was run.
+  bool run(const Plan& plan, const Arguments& call) {
+    if (call.lengths != nullptr || call.reset != nullptr || call.batch * call.time == 0) return false;
+    if (in_use_.test_and_set(std::memory_order_acquire)) return false;
+    const Release release{in_use_};
+    if (call.batch != batch_ || call.time != time_) {
+      batch_ = call.batch;
+      time_ = call.time;
+      seen_ = 0;
+      prepared_.reset();
+    }
+    if (seen_ == 0 || refused_ == call.threads) {
+      seen_ = 1;
+      return false;
+    }
+    if (prepared_ == nullptr) prepared_ = prepare(plan, call);
+    if (prepared_ == nullptr) {
+      refused_ = call.threads;
+      return false;
+    }
+    prepared_->run(call);
+    return true;
+  }
+
+ private:
+  struct Release {
+    std::atomic_flag& flag;
+    ~Release() { flag.clear(std::memory_order_release); }
+  };
+  std::atomic_flag in_use_ = ATOMIC_FLAG_INIT;
+  long batch_ = -1, time_ = -1;
+  int seen_ = 0, refused_ = 0;
+  std::unique_ptr<Prepared> prepared_;
+};
+
 }  // namespace
 
 // A forward plan with its parameters: matrices are packed once, vectors copied.
@@ -137,12 +175,14 @@ class Frozen {
   const Plan& plan() const { return plan_; }
   int item_size() const { return item_size_; }
 
-  void run(Arguments& call) const {
+  void run(Arguments& call, Again& again) const {
     call.item_size = item_size_;
     call.parameters = addresses_.data();
     call.packed = packed_.get();
+    // the plan may read what was not given
+    if (plan_.uses_elapsed && call.elapsed.address == nullptr && call.batch * call.time > 0) fail("elapsed is missing");
     if (static_cast<double>(call.batch) * static_cast<double>(call.time) * plan_.row_cost < locked_operations) {
-      recurra::run(plan_, call);
+      if (!again.run(plan_, call)) recurra::run(plan_, call);
       return;
     }
     const nb::gil_scoped_release released;
@@ -219,7 +259,7 @@ class Frozen {
     check_states(after, "a state after", call.batch, addresses + count);
     call.initial = addresses;
     call.final = addresses + count;
-    run(call);
+    run(call, again_);
   }
 
   template <class Array>
@@ -240,6 +280,7 @@ class Frozen {
   std::vector<void*> addresses_;  // of matrices: null
   std::vector<Memory> vectors_;
   std::unique_ptr<PackedParameters> packed_;
+  mutable Again again_;
 };
 
 // Rows with the states that they carry from call to call. Not for two threads at once, which is refused.
@@ -372,7 +413,7 @@ class Stream {
     }
     call.initial = addresses_[0].data();
     call.final = addresses_[1].data();
-    frozen_.run(call);
+    frozen_.run(call, again_);
   }
 
   // The numbers of rows, each there and given once.
@@ -418,6 +459,7 @@ class Stream {
   std::vector<Memory> states_[2], gathered_[2];
   std::vector<void*> addresses_[2];
   std::vector<char> seen_;
+  Again again_;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };
 

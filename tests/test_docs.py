@@ -23,6 +23,7 @@ PAGES = (
     "docs/memories.md",
     "docs/attention.md",
     "docs/onnx.md",
+    "docs/streams.md",
     "README.md",
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -60,7 +61,9 @@ def test_the_backends_that_are_shown_are_printed(page: str):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_code_of_a_page_runs(page: str):
+def test_the_code_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # what a page writes to is a folder of its own
+    monkeypatch.chdir(tmp_path)
     namespace = run(page)
     if page == "README.md":
         assert namespace["accuracy"] > 0.9

@@ -68,6 +68,14 @@ def generate(
 
 
 @app.command()
+def stream(run: RunFolder) -> None:
+    """Read standard input as it comes and write what a saved model makes of it: text in lines, raw frames (float32)."""
+    from recurra.cli.streaming import stream as run_stream
+
+    run_stream(run)
+
+
+@app.command()
 def evaluate(
     run: RunFolder,
     data: Annotated[

@@ -4,14 +4,17 @@ import io
 import sys
 from pathlib import Path
 
+from recurra import runtime
 from recurra.decode import drawn
-from recurra.tasks import load
+from recurra.errors import ArgumentError
 
 
 def write(folder: Path, *, prompt: str, length: int, temperature: float, seed: int, top_k: int | None) -> None:
     """Print the prompt and what the model adds to it, each token as soon as it is made."""
     pick = drawn(temperature=temperature, seed=seed, top_k=top_k)
-    model = load(folder)
+    model = runtime.load(folder)
+    if not isinstance(model, runtime.LanguageModel):
+        raise ArgumentError(f"{str(folder)!r} is no language model", expected="one", advice="Only those write text")
     # A terminal in another encoding shows what it can.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")

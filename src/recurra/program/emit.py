@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from recurra.errors import CellError
 from recurra.program.graph import PRODUCTS
 from recurra.program.job import Kind, Operand
 from recurra.program.operations import EPSILON, INVERSE_DEVIATIONS, REDUCTIONS, TABLE
@@ -138,7 +139,8 @@ class Emitter:
             source = self.place(node.inputs[0], self.columns(node.inputs[0]))
             return source._replace(offset=source.offset + node.attribute * self.columns(number))
         else:
-            raise AssertionError(f"node {number} ('{node.operation}') has no place")
+            # no traced cell has one, but a program out of a file may: a matrix where a vector is read
+            raise CellError(f"node {number} ('{node.operation}') cannot be read as a vector")
         return found._replace(kind=_SPREAD[Kind(found.kind)]) if node.width.is_scalar and width > 1 else found
 
     def segments(self, number: int) -> list[Segment]:

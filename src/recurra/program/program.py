@@ -131,7 +131,7 @@ class Program:
             raise FormatError(f"a program is not JSON: {error}") from error
         try:
             return _read(value)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
             raise FormatError(f"a program is malformed: {error}; save the model again with this version") from error
 
     def __eq__(self, other: object) -> bool:

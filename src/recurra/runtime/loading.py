@@ -40,7 +40,9 @@ def load(path: str | Path) -> Layer:
         raise FormatError(f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(_TASKS))
     weights = read_arrays(folder)
     try:
-        model = _TASKS[task](spec, weights.arrays)
+        # a number that is too large becomes infinite without a word
+        with np.errstate(all="ignore"):
+            model = _TASKS[task](spec, weights.arrays)
     except RecurraError as error:
         raise FormatError(f"{str(folder)!r} cannot be opened: {error}") from None
     except MALFORMED as error:
@@ -58,7 +60,8 @@ def from_data(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Laye
     """
     weights = Weights(arrays)
     try:
-        layer = build(spec, weights)
+        with np.errstate(all="ignore"):
+            layer = build(spec, weights)
     except RecurraError as error:
         raise FormatError(f"the layer cannot be built: {error}") from None
     except MALFORMED as error:

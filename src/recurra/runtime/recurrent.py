@@ -36,12 +36,13 @@ class Recurrent(Layer):
         self._state_type = state_type(
             tuple(spec.name for spec in program.states), tuple(spec.name for spec in program.states if spec.kept)
         )
+        self._initial = [np.asarray(spec.initial).astype(self.dtype)[()] for spec in program.states]
         frozen = self.kernel.frozen
         self._quick: Any = None if frozen is None or self.uses_elapsed else frozen.step
 
     def initial_state(self, batch: int) -> State:
-        columns = zip(self.program.states, self.kernel.columns, strict=True)
-        return self._state_type._make(np.full((batch, width), spec.initial, self.dtype) for spec, width in columns)
+        columns = zip(self._initial, self.kernel.columns, strict=True)
+        return self._state_type._make(np.full((batch, width), first) for first, width in columns)
 
     def run(self, x: np.ndarray, state: State, rows: Rows) -> tuple[np.ndarray, State]:
         y, after = self.kernel.forward(x, state, rows)
