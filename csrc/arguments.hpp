@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "int8_kernels.hpp"
 #include "plan.hpp"
 
 namespace recurra {
@@ -30,6 +31,8 @@ struct Arguments {
   const std::uint8_t* reset;
   void* tape;
   void* const* parameters;
+  const float* const* scales;  // null: no parameter is int8; scales[i] not null: parameter i is, with one scale a row
+  const Int8Kernels* int8;
   void* const* initial;
   void* const* final;     // the final states, or their cotangents (null: zero) in a backward plan
   void* const* grad_initial;

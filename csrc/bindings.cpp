@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <optional>
 #include <stdexcept>
 
 #include "arena.hpp"
@@ -77,12 +78,14 @@ void require(Address address, const Arguments& call, const char* name) {
 void forward(const Plan& plan, int item_size, long batch, long time, int threads, Address x, long x_batch_stride,
              long x_time_stride, Address y, long y_batch_stride, long y_time_stride, Address elapsed,
              long elapsed_batch_stride, long elapsed_time_stride, Address lengths, Address reset, Address tape,
-             const nb::list& parameters, const nb::list& initial, const nb::list& final) {
+             const nb::list& parameters, const nb::list& initial, const nb::list& final, const nb::object& scales) {
   if (plan.direction == Direction::backward) throw std::invalid_argument("forward of a backward plan");
   const bool empty = batch == 0;
   const Addresses parameter_list(parameters, plan.parameters.size(), "parameters", false);
   const Addresses initial_list(initial, plan.states.size(), "initial", empty);
   const Addresses final_list(final, plan.states.size(), "final", empty);
+  std::optional<Addresses> scale_list;
+  if (!scales.is_none()) scale_list.emplace(nb::cast<nb::list>(scales), plan.parameters.size(), "scales", true);
   Arguments call{};
   call.item_size = item_size;
   call.batch = batch;
@@ -95,6 +98,7 @@ void forward(const Plan& plan, int item_size, long batch, long time, int threads
   call.reset = static_cast<const std::uint8_t*>(pointer(reset));
   call.tape = pointer(tape);
   call.parameters = parameter_list.data();
+  if (scale_list) call.scales = reinterpret_cast<const float* const*>(scale_list->data());
   call.initial = initial_list.data();
   call.final = final_list.data();
   if (plan.input_columns > 0) require(x, call, "x");
@@ -183,7 +187,7 @@ NB_MODULE(_engine, m) {
            nb::arg("x"), nb::arg("x_batch_stride"), nb::arg("x_time_stride"), nb::arg("y"), nb::arg("y_batch_stride"),
            nb::arg("y_time_stride"), nb::arg("elapsed"), nb::arg("elapsed_batch_stride"),
            nb::arg("elapsed_time_stride"), nb::arg("lengths"), nb::arg("reset"), nb::arg("tape"),
-           nb::arg("parameters"), nb::arg("initial"), nb::arg("final"))
+           nb::arg("parameters"), nb::arg("initial"), nb::arg("final"), nb::arg("scales") = nb::none())
       .def("backward", backward, nb::arg("item_size"), nb::arg("batch"), nb::arg("time"), nb::arg("threads"),
            nb::arg("x"), nb::arg("x_batch_stride"), nb::arg("x_time_stride"), nb::arg("grad_y"),
            nb::arg("grad_y_batch_stride"), nb::arg("grad_y_time_stride"), nb::arg("elapsed"),
@@ -199,6 +203,7 @@ NB_MODULE(_engine, m) {
     return nb::ndarray<nb::numpy, std::uint8_t, nb::ndim<1>>(lease->data(), {size}, owner);
   }, nb::arg("size"), "Bytes of work memory, not initialised; they go back to the engine when the array is freed.");
   m.def("isa", [] { return recurra::engine().name; }, "The instruction set that runs: RECURRA_ISA, else the best.");
+  m.def("int8_isa", [] { return recurra::int8_kernels().name; }, "The instruction set of products with int8 weights.");
   m.def("available_isas", recurra::available_isas, "Instruction sets of this build that this processor has, best first.");
   m.def("peak_flops", [](int item_size, int threads, double seconds) {
     const nb::gil_scoped_release released;

@@ -11,12 +11,22 @@
 
 namespace recurra {
 
-namespace generic { extern const Engine engine; }
+namespace generic {
+extern const Engine engine;
+extern const Int8Kernels int8_kernels;
+}  // namespace generic
 #if RECURRA_HAVE_AVX2
-namespace avx2 { extern const Engine engine; }
+namespace avx2 {
+extern const Engine engine;
+extern const Int8Kernels int8_kernels;
+}  // namespace avx2
 #endif
 #if RECURRA_HAVE_AVX512
-namespace avx512 { extern const Engine engine; }
+namespace avx512 {
+extern const Engine engine;
+extern const Int8Kernels int8_kernels;
+}  // namespace avx512
+namespace avx512vnni { extern const Int8Kernels int8_kernels; }
 #endif
 
 Settings settings{Split::automatic, false};
@@ -56,10 +66,38 @@ const Engine* choose() {
                            names);
 }
 
+const Int8Kernels* choose_int8() {
+  const std::string isa = engine().name;
+#if RECURRA_HAVE_AVX512
+  if (isa == avx512::engine.name && __builtin_cpu_supports("avx512vnni")) return &avx512vnni::int8_kernels;
+  if (isa == avx512::engine.name) return &avx512::int8_kernels;
+#endif
+#if RECURRA_HAVE_AVX2
+  if (isa == avx2::engine.name) return &avx2::int8_kernels;
+#endif
+  return &generic::int8_kernels;
+}
+
 [[noreturn]] void fail(const std::string& what) { throw std::invalid_argument(what); }
 
 void check_item_size(int item_size) {
   if (item_size != 4 && item_size != 8) fail("item_size is " + std::to_string(item_size) + ", expected 4 or 8");
+}
+
+// What the kernels of int8 weights can compute.
+void check_int8(const Plan& plan, const Arguments& call) {
+  if (call.item_size != 4) fail("int8 weights come with float32, got item_size " + std::to_string(call.item_size));
+  if (plan.direction != Direction::infer) fail("int8 weights are for infer plans");
+  for (std::size_t i = 0; i < plan.parameters.size(); ++i) {
+    const Parameter& p = plan.parameters[i];
+    const bool fits = p.columns > 0 && p.columns <= int8_most_summands && !p.sparse;
+    if (call.scales[i] != nullptr && !fits)
+      fail("parameter " + std::to_string(i) + " is int8, expected a dense matrix of at most " +
+           std::to_string(int8_most_summands) + " columns");
+  }
+  for (const ProductPhase& product : plan.products)
+    if (call.scales[product.parameter] != nullptr && product.transposed)
+      fail("parameter " + std::to_string(product.parameter) + " is int8, and a product uses it transposed");
 }
 
 void check(const Plan& plan, const Arguments& call) {
@@ -73,6 +111,7 @@ void check(const Plan& plan, const Arguments& call) {
     if (call.lengths[b] < 0 || call.lengths[b] > call.time)
       fail("lengths[" + std::to_string(b) + "] is " + std::to_string(call.lengths[b]) + ", expected 0 to " +
            std::to_string(call.time));
+  if (call.scales != nullptr) check_int8(plan, call);
   if (call.batch == 0 || call.time == 0) return;
   if (plan.uses_elapsed && call.elapsed.address == nullptr) fail("the plan uses elapsed, which was not given");
   if (plan.tape_columns > 0 && call.tape == nullptr) fail("the plan uses a tape, which was not given");
@@ -85,6 +124,11 @@ const Engine& engine() {
   return *chosen;
 }
 
+const Int8Kernels& int8_kernels() {
+  static const Int8Kernels* const chosen = choose_int8();
+  return *chosen;
+}
+
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const Engine* engine : available()) names.emplace_back(engine->name);
@@ -93,6 +137,7 @@ std::vector<std::string> available_isas() {
 
 void run(const Plan& plan, Arguments call) {
   check(plan, call);
+  call.int8 = &int8_kernels();
   if (forked.load(std::memory_order_relaxed)) call.threads = 1;
   engine().run(plan, call);
 }
@@ -104,13 +149,16 @@ std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call) {
   return engine().prepare(plan, call);
 }
 
-std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters) {
+std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters,
+                                       const float* const* scales) {
   check_item_size(item_size);
   if (plan.direction == Direction::backward) fail("parameters of a backward plan cannot be packed ahead");
   Arguments call{};
   call.item_size = item_size;
   call.batch = call.time = call.threads = 1;
   call.parameters = parameters;
+  call.scales = scales;
+  if (scales != nullptr) check_int8(plan, call);
   return engine().pack(plan, call);
 }
 

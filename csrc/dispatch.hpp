@@ -10,12 +10,15 @@ namespace recurra {
 
 // Of the environment variable RECURRA_ISA when it is set, else the best. Throws std::runtime_error when that one is missing.
 const Engine& engine();
+// The kernels of int8 weights that run beside it.
+const Int8Kernels& int8_kernels();
 std::vector<std::string> available_isas();
 
 // Checks the call, then runs it. Throws std::invalid_argument.
 void run(const Plan& plan, Arguments call);
 // Packs the parameters of a forward plan. Throws std::invalid_argument and std::bad_alloc.
-std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters);
+std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters,
+                                       const float* const* scales);
 // What many calls of this size share; null where they would run on several threads. Throws as `run` does.
 std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call);
 // Floating point operations a second of `threads` threads that do nothing but multiply and add on registers.

@@ -17,6 +17,7 @@ namespace {
 template <class T> void pack(const Problem<T>& p, int index, int threads) {
   for (std::size_t i = 0; i < p.plan.packs.size(); ++i) {
     const Pack& pack = p.plan.packs[i];
+    if (p.is_int8(pack.parameter)) continue;
     if (p.is_sparse(pack.parameter)) {
       if (static_cast<int>(i) % threads == index) p.pack_sparse(static_cast<int>(i));
       continue;
@@ -228,14 +229,17 @@ constexpr long direct_rows = 16;           // up to here, packing a matrix costs
 
 // Nanoseconds that a thread takes for its part of a step of the loop: `rows` rows by `part` of the columns. The weights
 // come from the second cache once for each tile of rows, from the third when they do not fit there.
-template <class T> double step_time(const Plan& plan, double rows, double part) {
+template <class T> double step_time(const Problem<T>& p, double rows, double part) {
+  const Plan& plan = p.plan;
   constexpr double operations = 400.0 / sizeof(T), second_cache = 768 << 10, near = 65, far = 30;
-  double weights = 0;
+  double bytes = 0;
   for (const Phase& phase : plan.sections[section_loop])
-    if (phase.type == PhaseType::product)
-      for (const Block& block : plan.products[phase.index].blocks)
-        weights += static_cast<double>(block.count * plan.products[phase.index].summands(block));
-  const double bytes = weights * part * sizeof(T), tiles = std::ceil(rows / tile_rows);
+    if (phase.type == PhaseType::product) {
+      const ProductPhase& product = plan.products[phase.index];
+      const double weight = part * (p.is_int8(product.parameter) ? 1 : sizeof(T));
+      for (const Block& block : product.blocks) bytes += weight * static_cast<double>(block.count * product.summands(block));
+    }
+  const double tiles = std::ceil(rows / tile_rows);
   return std::max(rows * part * plan.loop_cost / operations, tiles * bytes / (bytes < second_cache ? near : far));
 }
 
@@ -249,9 +253,9 @@ template <class T> void choose_split(Problem<T>& p) {
   if (p.batch == 0 || p.time == 0) p.threads = 1;
   if (p.threads == 1) return;
   const double share = std::ceil(static_cast<double>(p.batch) / p.threads);
-  const double by_rows = step_time<T>(p.plan, share, 1);
+  const double by_rows = step_time<T>(p, share, 1);
   const double meetings = meeting * static_cast<double>(p.plan.sections[section_loop].size());
-  const double by_columns = step_time<T>(p.plan, static_cast<double>(p.batch), 1.0 / p.threads) + meetings;
+  const double by_columns = step_time<T>(p, static_cast<double>(p.batch), 1.0 / p.threads) + meetings;
   p.columns_split = settings.split == Split::columns ||
       (settings.split == Split::automatic && by_columns < advantage * by_rows);
 }

@@ -58,12 +58,15 @@ inline Range share_of(long total, long unit, int index, int count) {
 }
 
 constexpr long product_rows = 512;  // rows whose addresses are gathered at a time
+constexpr long int8_rows_at_once = 64;
 constexpr long row_unit = 64 / sizeof(float);
 
 // The buffers of one thread.
 template <class T> struct Scratch {
   T *registers, *extra, *discard;
   T **a, **init, **c;
+  std::int8_t* int8_rows;  // the rows of `a`, rounded, and what a unit of each stands for
+  float* int8_scales;
   Slot<T>* slots;
   Slot<T>* origins;
   int *moving, *special;
@@ -147,6 +150,7 @@ template <class T> struct Problem {
 
   const Packed<T>* ready_packs() const { return static_cast<const Packed<T>*>(call.packed); }
 
+  bool is_int8(int parameter) const { return call.scales && call.scales[parameter]; }
   bool is_sparse(int parameter) const { return !nonzero.empty() && nonzero[parameter] >= 0; }
 
   // Leaving out the zeros pays where the rows are few: more of them share the loading of a dense matrix.
@@ -225,7 +229,7 @@ template <class T> struct Problem {
     for (std::size_t i = 0; i < plan.packs.size(); ++i) {
       const Pack& pack = plan.packs[i];
       const bool sparse = is_sparse(pack.parameter);
-      T* packed = carver.take<T>(use_packs && !sparse ? Product<T>::packed_size(pack.count, pack.k) : 0);
+      T* packed = carver.take<T>(use_packs && !sparse && !is_int8(pack.parameter) ? Product<T>::packed_size(pack.count, pack.k) : 0);
       const long count = sparse ? nonzero[pack.parameter] : 0;
       const SparseRows<T> rows{carver.take<long>(sparse ? pack.count + 1 : 0), carver.take<std::int32_t>(count),
                                carver.take<T>(count)};
@@ -260,6 +264,13 @@ template <class T> struct Problem {
     s.a = carver.take<T*>(rows);
     s.init = carver.take<T*>(product_rows);
     s.c = carver.take<T*>(product_rows);
+    if (call.scales) {
+      long length = 0;
+      for (const ProductPhase& phase : plan.products)
+        for (const Segment& segment : phase.segments) length = larger(length, segment.length);
+      s.int8_rows = carver.take<std::int8_t>(int8_rows_at_once * int8_padded(length));
+      s.int8_scales = carver.take<float>(int8_rows_at_once);
+    }
     s.slots = carver.take<Slot<T>>(operands);
     s.origins = carver.take<Slot<T>>(operands);
     s.moving = carver.take<int>(operands);

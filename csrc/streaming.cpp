@@ -150,25 +150,28 @@ class Again {
 // A forward plan with its parameters: matrices are packed once, vectors copied.
 class Frozen {
  public:
-  Frozen(nb::object plan, int item_size, const std::vector<Given>& parameters)
+  Frozen(nb::object plan, int item_size, const std::vector<Given>& parameters, const std::vector<Maybe>& scales)
       : plan_object_(std::move(plan)), plan_(nb::cast<const Plan&>(plan_object_)), item_size_(item_size) {
     if (parameters.size() != plan_.parameters.size())
       fail("got " + std::to_string(parameters.size()) + " parameters, expected " + std::to_string(plan_.parameters.size()));
+    if (!scales.empty()) copy_scales(scales);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Parameter& p = plan_.parameters[i];
-      check_floats(parameters[i], "a parameter", item_size);
+      if (!is_int8(i)) check_floats(parameters[i], "a parameter", item_size);
+      else if (parameters[i].dtype() != nb::dtype<std::int8_t>()) fail("a parameter with scales has another dtype than int8");
       check_whole(parameters[i], "a parameter");
       if (p.columns == 0) check_shape(parameters[i], "a parameter", {p.rows});
       else check_shape(parameters[i], "a parameter", {p.rows, p.columns});
       addresses_.push_back(address(parameters[i]));
     }
-    packed_ = pack(plan_, item_size, addresses_.data());
+    packed_ = pack(plan_, item_size, addresses_.data(), int8_scales());
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Parameter& p = plan_.parameters[i];
-      vectors_.push_back(p.columns == 0 ? reserve(p.rows, item_size) : nullptr);
-      // a matrix is read in its packed form only
-      if (p.columns == 0) std::memcpy(vectors_[i].get(), addresses_[i], p.rows * item_size);
-      addresses_[i] = vectors_[i].get();
+      // a matrix is read in its packed form only, but for one of int8
+      const long kept = is_int8(i) ? p.rows * p.columns : p.columns == 0 ? p.rows * item_size : 0;
+      kept_.push_back(kept > 0 ? reserve(kept, 1) : nullptr);
+      if (kept > 0) std::memcpy(kept_[i].get(), addresses_[i], kept);
+      addresses_[i] = kept_[i].get();
     }
   }
 
@@ -179,6 +182,8 @@ class Frozen {
     call.item_size = item_size_;
     call.parameters = addresses_.data();
     call.packed = packed_.get();
+    call.scales = int8_scales();
+    call.int8 = &int8_kernels();
     // the plan may read what was not given
     if (plan_.uses_elapsed && call.elapsed.address == nullptr && call.batch * call.time > 0) fail("elapsed is missing");
     if (static_cast<double>(call.batch) * static_cast<double>(call.time) * plan_.row_cost < locked_operations) {
@@ -274,11 +279,31 @@ class Frozen {
     }
   }
 
+  bool is_int8(std::size_t i) const { return !scales_.empty() && scales_[i] != nullptr; }
+  const float* const* int8_scales() const { return scales_.empty() ? nullptr : scales_.data(); }
+
+  void copy_scales(const std::vector<Maybe>& scales) {
+    if (scales.size() != plan_.parameters.size())
+      fail("got " + std::to_string(scales.size()) + " scales, expected " + std::to_string(plan_.parameters.size()));
+    for (std::size_t i = 0; i < scales.size(); ++i) {
+      scales_.push_back(nullptr);
+      if (!scales[i]) continue;
+      const long rows = plan_.parameters[i].rows;
+      check_floats(*scales[i], "the scales of a parameter", 4);
+      check_whole(*scales[i], "the scales of a parameter");
+      check_shape(*scales[i], "the scales of a parameter", {rows});
+      scale_memory_.push_back(reserve(rows, 4));
+      std::memcpy(scale_memory_.back().get(), address(*scales[i]), rows * 4);
+      scales_[i] = reinterpret_cast<const float*>(scale_memory_.back().get());
+    }
+  }
+
   nb::object plan_object_;
   const Plan& plan_;
   int item_size_;
-  std::vector<void*> addresses_;  // of matrices: null
-  std::vector<Memory> vectors_;
+  std::vector<void*> addresses_;  // of packed matrices: null
+  std::vector<Memory> kept_, scale_memory_;
+  std::vector<const float*> scales_;  // empty: nothing is int8; null: this parameter is not
   std::unique_ptr<PackedParameters> packed_;
   mutable Again again_;
 };
@@ -465,8 +490,8 @@ class Stream {
 
 void bind_streaming(nb::module_& m) {
   nb::class_<Frozen>(m, "Frozen", "A forward plan with parameters that never change, packed once.")
-      .def(nb::init<nb::object, int, const std::vector<Given>&>(), nb::arg("plan"), nb::arg("item_size"),
-           nb::arg("parameters"))
+      .def(nb::init<nb::object, int, const std::vector<Given>&, const std::vector<Maybe>&>(), nb::arg("plan"),
+           nb::arg("item_size"), nb::arg("parameters"), nb::arg("scales") = std::vector<Maybe>())
       .def("forward", &Frozen::forward, nb::arg("x"), nb::arg("y"), nb::arg("before"), nb::arg("after"),
            nb::arg("lengths") = nb::none(), nb::arg("reset") = nb::none(), nb::arg("elapsed") = nb::none(),
            nb::arg("threads") = 1,

@@ -142,7 +142,7 @@ template <class T> class Worker {
   void product(const ProductPhase& phase, const Extent& extent) {
     long left = count_rows(extent), t = extent.steps.begin, b = extent.rows.begin;
     while (left > 0) {
-      const long count = smaller(left, product_rows);
+      const long count = smaller(left, p_.is_int8(phase.parameter) ? int8_rows_at_once : product_rows);
       product_of_rows(phase, extent, t, b, count);
       left -= count;
       for (long passed = count; left > 0 && passed > 0;) {
@@ -174,7 +174,10 @@ template <class T> class Worker {
       const T* const* init = has_init ? s_.init : nullptr;
       for (int i = block.first_segment; i < block.first_segment + block.segment_count; ++i) {
         const Segment& segment = phase.segments[i];
-        if (i != gathered) gather(segment.reference, extent, t, b, count, s_.a);
+        if (i != gathered) {
+          gather(segment.reference, extent, t, b, count, s_.a);
+          if (p_.is_int8(phase.parameter)) round_rows(segment.length, count);
+        }
         gathered = i;
         segment_product(phase, block, segment, count, init, range);
         init = s_.c;
@@ -182,6 +185,24 @@ template <class T> class Worker {
     }
   }
 
+  // Parameters are int8 where T is float only: dispatch.cpp has checked that.
+  void round_rows(long length, long count) {
+    if constexpr (sizeof(T) == sizeof(float))
+      for (long r = 0; r < count; ++r)
+        s_.int8_scales[r] = p_.call.int8->quantise(s_.a[r], length, s_.int8_rows + r * int8_padded(length));
+  }
+
+  void int8_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,
+                    const T* const* init, const Range& panels) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const long columns = p_.plan.parameters[phase.parameter].columns;
+      const auto* values = static_cast<const std::int8_t*>(p_.call.parameters[phase.parameter]);
+      const Int8Matrix matrix{values + block.begin * columns + segment.begin, columns,
+                              p_.call.scales[phase.parameter] + block.begin, segment.length};
+      p_.call.int8->product({s_.int8_rows, int8_padded(segment.length), s_.int8_scales, count}, matrix, init, s_.c,
+                            panels.begin * Product<T>::panel, smaller(block.count, panels.end * Product<T>::panel));
+    }
+  }
 
   void segment_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,
                        const T* const* init, const Range& panels) {
@@ -191,6 +212,7 @@ template <class T> class Worker {
         Sparse<T>::product(p_.sparse_packs[block.pack], s_.a[r], init ? init[r] : nullptr, s_.c[r], rows.begin, rows.end);
       return;
     }
+    if (p_.is_int8(phase.parameter)) return int8_product(phase, block, segment, count, init, panels);
     if (p_.use_packs) {
       Product<T>::product(count, s_.a, segment.length, p_.packs[block.pack], phase.k, segment.begin, block.count, init,
                           s_.c, panels.begin, panels.end);

@@ -81,13 +81,15 @@ def lease(size: int) -> np.ndarray:
     return _engine().lease(size)
 
 
-def frozen(plan: Any, item_size: int, parameters: list[np.ndarray]) -> Any:
+def frozen(
+    plan: Any, item_size: int, parameters: list[np.ndarray], scales: list[np.ndarray | None] | None = None
+) -> Any:
     """A forward plan with parameters that never change, packed once: `forward`, `step`.
 
-    `parameters` are contiguous arrays of the plan's shapes, of 4 or 8 bytes an element. Raises BackendUnavailable
-    without an engine.
+    `parameters` are contiguous arrays of the plan's shapes, of 4 or 8 bytes an element; where there are `scales`, of
+    int8, with one for each row. Raises BackendUnavailable without an engine.
     """
-    return _engine().Frozen(plan, item_size, parameters)
+    return _engine().Frozen(plan, item_size, parameters, scales or [])
 
 
 def stream(frozen: Any, rows: int) -> Any:
