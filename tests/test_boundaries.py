@@ -13,13 +13,13 @@ from house import PACKAGE, needs_source_tree, python_files, syntax_tree
 # From the bottom to the top. Names on one line do not import one another.
 LAYERS = (
     ("errors",),
-    ("_engine", "data"),
+    ("_engine", "data", "int8"),
     ("engine", "storage", "streams"),
     ("program",),
     ("cells",),
     ("ops",),
     ("nn",),
-    ("decode", "models", "onnx"),
+    ("decode", "models", "onnx", "quantisation"),
     ("checkpoint", "convert", "runtime"),
     ("testing",),
     ("reservoir", "tasks"),
@@ -32,7 +32,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 TORCH = {"torch", "lightning", "torchmetrics"}
 # The parts that a deployed model runs without torch.
-WITHOUT_TORCH = ("errors", "engine", "storage", "streams", "program", "cells", "decode", "runtime")
+WITHOUT_TORCH = ("errors", "engine", "int8", "storage", "streams", "program", "cells", "decode", "runtime")
 # `data` stands beside the others: it may be used from `runtime` upward and uses none of them.
 USES_NOTHING_BUT_ERRORS = ("data",)
 MAY_USE_DATA = RANK["runtime"]

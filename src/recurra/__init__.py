@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from recurra.checkpoint import load_layer, save_layer
     from recurra.opening import load
     from recurra.ops.select import backends
+    from recurra.quantisation import quantise
 
 _SUBMODULES = ("cells", "convert", "data", "nn", "onnx", "ops", "program", "reservoir", "runtime", "tasks", "testing")
 _FUNCTIONS = {
     "backends": "recurra.ops.select",
     "load": "recurra.opening",
     "load_layer": "recurra.checkpoint",
+    "quantise": "recurra.quantisation",
     "save_layer": "recurra.checkpoint",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "onnx",
     "ops",
     "program",
+    "quantise",
     "reservoir",
     "runtime",
     "save_layer",

@@ -14,6 +14,7 @@ from recurra.errors import FormatError, RecurraError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Layer
 from recurra.nn.streaming import checksum
+from recurra.quantisation import check_int8, quantise, scales_name
 from recurra.storage import CHECKSUM, NOTES, notes_of, read_weights_file
 from recurra.storage import MODEL_FILE as MODEL_FILE
 from recurra.storage import WEIGHTS_FILE as WEIGHTS_FILE
@@ -116,19 +117,27 @@ def restored(build: Callable[[], _Module], weights: Mapping[str, torch.Tensor], 
     """What `build` makes, with these weights, in their dtype. It is built only once it is known that they fit.
 
     Raises:
-        FormatError: they are not this model's: names or shapes differ.
+        FormatError: they are not this model's: names or shapes differ, or some are int8 and the model's are not.
     """
-    _check_shapes(outlined(build, source=source), weights, source)
+    chosen = check_int8(weights, source=source)
+    scales = {scales_name(name) for name in chosen}
+    floats = {name: value for name, value in weights.items() if name not in scales}
+    _check_shapes(outlined(build, source=source), floats, set(chosen), source)
     floating = next((w.dtype for w in weights.values() if w.is_floating_point()), None)
     model = build()
     model = model if floating is None else model.to(floating)
+    if chosen:
+        try:
+            model = quantise(model, chosen)
+        except RecurraError as error:
+            raise FormatError(f"the int8 weights in {source!r} do not fit its model: {error}") from None
     model.load_state_dict(weights)
     return model
 
 
-def _check_shapes(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], source: str) -> None:
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    got = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+def _check_shapes(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], int8: set[str], source: str) -> None:
+    wanted = {name: _shape(tensor) for name, tensor in model.state_dict().items()}
+    got = {n: tuple(tensor.shape) if n in int8 else _shape(tensor) for n, tensor in weights.items()}
     for name in sorted(wanted.keys() | got.keys()):
         if wanted.get(name) != got.get(name):
             raise FormatError(
@@ -136,3 +145,8 @@ def _check_shapes(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], s
                 got=got.get(name, "nothing"),
                 expected=f"shape {wanted[name]}" if name in wanted else "no such weight",
             )
+
+
+def _shape(tensor: torch.Tensor) -> tuple[object, ...]:
+    # whole numbers are no weights
+    return tuple(tensor.shape) if tensor.is_floating_point() else (*tensor.shape, tensor.dtype)

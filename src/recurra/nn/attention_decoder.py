@@ -10,6 +10,7 @@ from torch import Tensor
 from recurra.errors import ArgumentError, ShapeError
 from recurra.nn import checks
 from recurra.nn.attention import AttendedMemory, Attention, is_attention
+from recurra.nn.int8 import float_like
 from recurra.nn.layer import Layer, State
 from recurra.nn.plain import linear
 from recurra.nn.sequence import valid_steps
@@ -71,7 +72,7 @@ class AttentionDecoder(Layer):
         `lengths` (batch,)."""
         prepared = self.attention.prepare(memory, lengths)
         batch = memory.shape[0]
-        valid = prepared.valid.to(self.combine.weight.dtype)
+        valid = prepared.valid.to(float_like(self.combine).dtype)
         return self._state_type(
             self.layer.initial_state(batch),
             memory.new_zeros(batch, self.output_size, dtype=valid.dtype),
@@ -83,7 +84,7 @@ class AttentionDecoder(Layer):
 
     def initial_state(self, batch: int) -> State:
         checks.check_batch(batch)
-        return self.attend(self.combine.weight.new_zeros(batch, 0, self.attention.memory_size))
+        return self.attend(float_like(self.combine).new_zeros(batch, 0, self.attention.memory_size))
 
     def forward(
         self,
@@ -94,7 +95,7 @@ class AttentionDecoder(Layer):
         reset: Tensor | None = None,
         elapsed: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        checks.check_sequence(x, self.input_size, self.combine.weight)
+        checks.check_sequence(x, self.input_size, float_like(self.combine))
         checks.check_elapsed_wanted(elapsed, False)
         batch, time = x.shape[:2]
         if state is None:
@@ -125,7 +126,7 @@ class AttentionDecoder(Layer):
         return torch.cat(outputs, dim=1), self._state_type(*moving, *state[3:])
 
     def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
-        checks.check_frame(x_t, self.input_size, self.combine.weight)
+        checks.check_frame(x_t, self.input_size, float_like(self.combine))
         checks.check_elapsed_wanted(elapsed, False)
         memory = self._memory(state, x_t.shape[0])
         y_t, moving = self._read(x_t, tuple(state[:3]), memory)
@@ -155,7 +156,7 @@ class AttentionDecoder(Layer):
             shape = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
             if shape != (batch, width):
                 raise ShapeError(f"state.{name} has shape {shape}", expected=str((batch, width)), advice=_STATE_ADVICE)
-            checks.check_like(f"state.{name}", part, self.combine.weight)
+            checks.check_like(f"state.{name}", part, float_like(self.combine))
         return AttendedMemory(
             state.keys.reshape(batch, source, self.attention.key_size),
             state.values.reshape(batch, source, self.attention.memory_size),

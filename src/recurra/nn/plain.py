@@ -14,7 +14,7 @@ from recurra.errors import ArgumentError
 from recurra.nn import checks
 from recurra.nn.layer import Layer, State
 from recurra.nn.sequence import valid_steps
-from recurra.nn.state import state_type
+from recurra.nn.state import like_of, state_type
 
 Parts = tuple[Tensor, ...]
 """The parts of a state in the shapes that the equations give them, batch first."""
@@ -53,7 +53,7 @@ class PlainLayer(Layer):
 
     def initial_state(self, batch: int) -> State:
         checks.check_batch(batch)
-        like = next(self.parameters())
+        like = like_of(self)
         return self._state_type._make(like.new_zeros(batch, width) for width in self._columns)
 
     def forward(
@@ -65,7 +65,7 @@ class PlainLayer(Layer):
         reset: Tensor | None = None,
         elapsed: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        like = next(self.parameters())
+        like = like_of(self)
         checks.check_sequence(x, self.input_size, like)
         batch, time = x.shape[:2]
         if state is None:
@@ -88,7 +88,7 @@ class PlainLayer(Layer):
         return y, self._flatten(parts)
 
     def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
-        like = next(self.parameters())
+        like = like_of(self)
         checks.check_frame(x_t, self.input_size, like)
         checks.check_state(state, self._state_type, self._columns, x_t.shape[0], like)
         checks.check_elapsed_wanted(elapsed, False)

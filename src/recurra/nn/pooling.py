@@ -12,7 +12,7 @@ from recurra.errors import ArgumentError
 from recurra.nn import checks
 from recurra.nn.layer import Layer, State
 from recurra.nn.sequence import valid_steps
-from recurra.nn.state import state_type
+from recurra.nn.state import like_of, state_type
 
 
 class _Pool(Layer):
@@ -55,7 +55,7 @@ class _Pool(Layer):
             checks.check_structure(state, self._state_type, len(self._fields) + 1)
 
     def initial_state(self, batch: int) -> State:
-        return self._state_type(self.layer.initial_state(batch), *self._start(batch, next(self.parameters())))
+        return self._state_type(self.layer.initial_state(batch), *self._start(batch, like_of(self)))
 
     def forward(
         self,

@@ -142,8 +142,14 @@ class Recurrent(Layer):
         checks.check_elapsed_wanted(elapsed, self.uses_elapsed)
         if elapsed is not None:
             checks.check_elapsed(elapsed, (batch, time), lengths, like)
-        y, after = ops.scan(self.running_program, x, state, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
+        y, after = self._scan(x, state, parameters, (lengths, reset, elapsed))
         return y, self._state_type._make(after)
+
+    def _scan(
+        self, x: Tensor, state: State, parameters: tuple[Tensor, ...], rows: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        lengths, reset, elapsed = rows
+        return ops.scan(self.running_program, x, state, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
 
     def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
         parameters = self._parameter_values()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import namedtuple
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree
 
 from recurra.errors import ArgumentError
@@ -93,3 +94,9 @@ def state_tensors(state: State) -> list[Tensor]:
 
 for _names in (("h",), ("h", "c"), ("forward", "backward"), ("layer", "last"), ("layer", "total", "count")):
     state_type(_names)
+
+
+def like_of(module: nn.Module) -> Tensor:
+    """A tensor of the dtype and device that a module computes in: its first parameter, or float where weights are
+    int8."""
+    return next(t for t in itertools.chain(module.parameters(), module.buffers()) if t.is_floating_point())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from recurra.errors import ArgumentError
-from recurra.nn.state import build_like, map_state, state_tensors
+from recurra.nn.state import build_like, like_of, map_state, state_tensors
 from recurra.program import Program
 from recurra.storage import checksum_of, fingerprint
 
@@ -50,7 +50,7 @@ class Carried:
         self.rows = rows
         self.input_size = columns
         self.output_size = output_size
-        self._like = next(model.parameters())
+        self._like = like_of(model)
         self.dtype = np.dtype(str(self._like.dtype).removeprefix("torch."))
         self.input_dtype = np.dtype(np.int64) if columns is None else self.dtype
         self.pools = getattr(model, "pools", False)

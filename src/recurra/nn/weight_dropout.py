@@ -70,8 +70,12 @@ class WeightDropout(Layer):
                     if spec.kind == "recurrent" and not spec.fixed:
                         yield f"{prefix}.{spec.name}" if prefix else spec.name, getattr(module, spec.name)
 
+    def _like(self) -> Tensor:
+        """A tensor of the dtype and device that the layer inside computes in."""
+        return next(m for m in self.layer.modules() if isinstance(m, Recurrent))._parameter_values()[0]
+
     def initial_state(self, batch: int) -> State:
-        like = next(self._matrices())[1]
+        like = self._like()
         self._check_counting(like)
         seed = like.new_zeros(1, 1)
         if self.training:
@@ -87,7 +91,7 @@ class WeightDropout(Layer):
         reset: Tensor | None = None,
         elapsed: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        checks.check_sequence(x, self.input_size, next(self._matrices())[1])
+        checks.check_sequence(x, self.input_size, self._like())
         inner, seed = self._parts(state, x.shape[0])
         keywords = {"lengths": lengths, "reset": reset, "elapsed": elapsed}
         y, after = self._masked_call((x, inner), keywords, seed)
@@ -108,7 +112,7 @@ class WeightDropout(Layer):
             state = self.initial_state(batch)
         checks.check_structure(state, self._state_type, 2)
         inner, seed = state
-        like = next(self._matrices())[1]
+        like = self._like()
         self._check_counting(like)
         checks.check_state((seed,), state_type(("seed",)), (1,), batch, like)
         if self.training and checks.readable(seed) and batch and bool((seed != seed[0]).any()):

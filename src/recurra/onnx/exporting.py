@@ -71,6 +71,9 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exp
         )
     target = Path(path)
     layers = parts.layers
+    around = [weight for weight in (parts.embedding, *(head for head, _ in parts.heads)) if weight is not None]
+    if any(value.dtype is torch.int8 for value in (*layers.buffers(), *around)):
+        raise ArgumentError("the model has int8 weights", expected="float32 or float64", advice="Export that model")
     modes = [(module, module.training) for module in layers.modules()]
     layers.eval()
     try:

@@ -22,7 +22,10 @@ _LEAST_LEASE = 1 << 20
 
 
 class Call(NamedTuple):
-    """The arguments of a scan as the op takes them: the program as JSON, and the values of its core parameters."""
+    """The arguments of a scan as the op takes them: the program as JSON, and the values of its core parameters.
+
+    `scales` are those of the rows of the core parameters that are int8, and None for the others.
+    """
 
     program: str
     x: Tensor
@@ -31,6 +34,7 @@ class Call(NamedTuple):
     lengths: Tensor | None
     reset: Tensor | None
     elapsed: Tensor | None
+    scales: Sequence[Tensor | None] | None = None
 
 
 class Columns(NamedTuple):
@@ -83,7 +87,11 @@ def check(call: Call) -> None:
         raise ArgumentError(f"the cell '{program.name}' {'reads' if program.uses_elapsed else 'does not read'} elapsed")
     if x.dim() != 3:
         raise ShapeError(f"x has shape {tuple(x.shape)}", expected="(batch, time, features)")
-    for value in (x, *call.states, *call.core):
+    floats = call.core
+    if call.scales is not None:
+        floats = [p for p, scale in zip(call.core, call.scales, strict=True) if scale is None]
+        _check_int8(call.core, call.scales)
+    for value in (x, *call.states, *floats):
         if value.dtype is not x.dtype or value.device != x.device:
             raise ShapeError(f"a tensor is {value.dtype} on {value.device}", expected=f"{x.dtype} on {x.device}, as x")
     batch, time = x.shape[0], x.shape[1]
@@ -96,6 +104,16 @@ def check(call: Call) -> None:
         if call.lengths.is_floating_point():
             raise ShapeError(f"lengths have dtype {call.lengths.dtype}", expected="integers")
         _check_rows("lengths", call.lengths, (batch,), x, call.lengths.dtype)
+
+
+def _check_int8(core: Sequence[Tensor], scales: Sequence[Tensor | None]) -> None:
+    for matrix, scale in zip(core, scales, strict=True):
+        if scale is None:
+            continue
+        fits = matrix.dtype is torch.int8 and matrix.dim() == 2 and scale.dtype is torch.float32
+        if not fits or scale.shape != matrix.shape[:1] or not scale.is_contiguous():
+            got = f"{matrix.dtype} {tuple(matrix.shape)} with scales {scale.dtype} {tuple(scale.shape)}"
+            raise ShapeError(f"an int8 matrix is {got}", expected="torch.int8 (rows, columns), torch.float32 (rows,)")
 
 
 def _check_rows(name: str, value: Tensor | None, shape: tuple[int, ...], x: Tensor, dtype: torch.dtype) -> None:
@@ -121,6 +139,7 @@ def _readable(call: Call) -> Call:
         None if call.lengths is None else call.lengths.to(torch.int64).contiguous(),
         None if call.reset is None else call.reset.contiguous(),
         call.elapsed,
+        call.scales,
     )
 
 
@@ -211,6 +230,7 @@ def run_forward(plan: Any, call: Call, y: Tensor, final: Sequence[Tensor], tape:
         *_strided(call.x), *_strided(y), *_strided(call.elapsed),
         _address(call.lengths), _address(call.reset), tape.data_ptr(),
         _addresses(call.core), _addresses(call.states), _addresses(final),
+        None if call.scales is None else _addresses(call.scales),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from recurra.errors import FormatError
 from recurra.program import Program
+from recurra.program.matrices import product_parameters
 from recurra.runtime import attention, memories
 from recurra.runtime.layer import Layer
 from recurra.runtime.pooling import Last, Mean
@@ -94,7 +95,11 @@ def _recurrent(spec: Mapping[str, Any], weights: Weights) -> Layer:
     columns = [spec.columns(sizes) for spec in program.states] + [program.output_width.size(sizes)]
     if sum(columns) > _MOST_COLUMNS:
         raise FormatError("the states of a layer in a model file", got=sum(columns), expected="fewer columns")
-    return Recurrent(program, sizes, [weights.take(p.name, p.shape(sizes)) for p in program.parameters])
+    multiplied = product_parameters(program)
+    taken = [
+        (weights.matrix if p.name in multiplied else weights.take)(p.name, p.shape(sizes)) for p in program.parameters
+    ]
+    return Recurrent(program, sizes, taken)
 
 
 def _check_size(name: str, size: Any) -> None:

@@ -7,14 +7,23 @@ from typing import Any
 
 import numpy as np
 
+from recurra.int8 import Int8Matrix, rounded
+from recurra.int8 import product_by_heads as int8_product
 from recurra.program import Program
 from recurra.program.graph import PRODUCTS, Node, ancestors, descendants
+from recurra.program.matrices import product_matrices
 from recurra.program.operations import EPSILON, TABLE
 from recurra.program.widths import Width
 from recurra.runtime.rows import Rows
 
 Values = dict[int, Any]
+Matrix = np.ndarray | Int8Matrix
 _REDUCTIONS = {"sum": np.sum, "max": np.max, "min": np.min}
+
+
+def shape_of(matrix: Matrix) -> tuple[int, ...]:
+    """The shape of a matrix in either form."""
+    return matrix.values.shape if isinstance(matrix, Int8Matrix) else matrix.shape
 
 
 def _evaluate(program: Program, node: Node, inputs: list[Any], dtype: Any) -> Any:
@@ -23,6 +32,8 @@ def _evaluate(program: Program, node: Node, inputs: list[Any], dtype: Any) -> An
         return np.asarray(TABLE[node.operation].numpy(*inputs, *extra), dtype=dtype)
     if node.operation in PRODUCTS:
         rows, columns = program.nodes[node.inputs[0]].shape
+        if isinstance(inputs[0], Int8Matrix):
+            return int8_product(inputs[0], inputs[1], rows.count, columns.parts)
         if columns.parts > 1:
             return _product_by_heads(node.operation, inputs[0], inputs[1], rows.count, columns.parts)
         return inputs[1] @ (inputs[0].T if node.operation == "matmul" else inputs[0])
@@ -83,14 +94,32 @@ def core_values(program: Program, parameters: Sequence[np.ndarray], sizes: Mappi
     return [np.ascontiguousarray(values[i]) for i in program.core_parameters]
 
 
+def int8_core(program: Program, parameters: Sequence[Matrix], sizes: Mapping[str, int]) -> list[Matrix]:
+    """`core_values` where parameters may be int8: then what is computed from others and stands in products is, too."""
+    if not any(isinstance(p, Int8Matrix) for p in parameters):
+        return list(core_values(program, [p for p in parameters if not isinstance(p, Int8Matrix)], sizes))
+    # of those that are int8, computed values read no more than the shape
+    nothing = np.zeros((), np.float32)
+    floats = [np.broadcast_to(nothing, p.values.shape) if isinstance(p, Int8Matrix) else p for p in parameters]
+    core: list[Matrix] = []
+    computed = core_values(program, floats, sizes)
+    for number, rounds, value in zip(program.core_parameters, product_matrices(program), computed, strict=True):
+        node = program.nodes[number]
+        if node.operation == "parameter":
+            core.append(parameters[node.attribute])
+        else:
+            core.append(rounded(value) if rounds else value)
+    return core
+
+
 class Interpreter:
     """A program with its parameters, in numpy."""
 
-    def __init__(self, program: Program, core: Sequence[np.ndarray], sizes: Mapping[str, int]) -> None:
+    def __init__(self, program: Program, core: Sequence[Matrix], sizes: Mapping[str, int]) -> None:
         self.program = program
-        self.dtype = core[0].dtype
+        self.dtype = next((p.dtype for p in core if not isinstance(p, Int8Matrix)), np.dtype(np.float32))
         self.output_columns = program.output_width.size(sizes)
-        fixed = dict(zip(program.core_parameters, core, strict=True)) | _constants(program, sizes, self.dtype)
+        fixed: Values = dict(zip(program.core_parameters, core, strict=True)) | _constants(program, sizes, self.dtype)
         known = set(fixed)
         for i in sorted(program.live):
             if program.nodes[i].inputs and known.issuperset(program.nodes[i].inputs):

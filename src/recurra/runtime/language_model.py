@@ -37,16 +37,16 @@ class LanguageModel(Layer):
         self.dtype = weights.dtype
         self.input_size = 1
         self.output_size = self.tokens = count = len(self.vocabulary)
-        embedding = weights.of("embedding").take("weight", (count, layers.input_size))
+        embedding = weights.of("embedding").matrix("weight", (count, layers.input_size))
         bias = weights.take("bias", (count,))
         above: list[Layer] = []
         if spec["tied"]:
             if layers.output_size != layers.input_size:
                 shape = (layers.input_size, layers.output_size)
-                above.append(projection(weights.of("projection").take("weight", shape)))
+                above.append(projection(weights.of("projection").matrix("weight", shape)))
             above.append(projection(embedding, bias))
         else:
-            above.append(projection(weights.of("softmax").take("weight", (count, layers.output_size)), bias))
+            above.append(projection(weights.of("softmax").matrix("weight", (count, layers.output_size)), bias))
         self._all = (Embedding(embedding), layers, *above)
 
     def initial_state(self, batch: int) -> State:

@@ -33,7 +33,7 @@ class MatrixLSTM(Plain):
         )
         self._input_gate = Linear(weights.of("input_gate"), input_size, heads)
         self._forget_gate = Linear(weights.of("forget_gate"), input_size, heads)
-        self._key.weight = self._key.weight * weights.dtype.type(columns**-0.5)
+        self._key.scale(columns**-0.5)
 
     def project(self, x: np.ndarray) -> Parts:
         x = _broken(x)

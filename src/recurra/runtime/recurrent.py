@@ -9,6 +9,7 @@ import numpy as np
 
 from recurra import engine
 from recurra.program import Program
+from recurra.runtime.interpreter import Matrix
 from recurra.runtime.kernel import Kernel, Threads
 from recurra.runtime.layer import Carried, Layer
 from recurra.runtime.rows import Rows
@@ -26,7 +27,7 @@ class Recurrent(Layer):
         parameters: in the program's order.
     """
 
-    def __init__(self, program: Program, sizes: Mapping[str, int], parameters: Sequence[np.ndarray]) -> None:
+    def __init__(self, program: Program, sizes: Mapping[str, int], parameters: Sequence[Matrix]) -> None:
         self.program = program
         self.kernel = Kernel(program, sizes, parameters)
         self.dtype = self.kernel.dtype

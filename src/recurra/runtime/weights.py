@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from recurra.errors import FormatError
+from recurra.int8 import SCALES, Int8Matrix, check, product
 
 
 class Weights:
@@ -39,6 +40,17 @@ class Weights:
         self._used.add(full)
         return np.ascontiguousarray(array, dtype=self.dtype)
 
+    def matrix(self, name: str, shape: tuple[int, ...]) -> np.ndarray | Int8Matrix:
+        """The same for a matrix of products, which may be int8. Raises FormatError, also for bad scales."""
+        full, scales = self._prefix + name, f"{self._prefix}{SCALES}.{name}"
+        array = self._arrays.get(full)
+        if array is None or array.dtype != np.int8:
+            return self.take(name, shape)
+        if self.dtype != np.float32:
+            raise FormatError(f"the int8 weights {full} stand beside weights of {self.dtype}", expected="float32")
+        self._used.update((full, scales))
+        return check(full, array, self._arrays.get(scales), shape)
+
     def all_used(self) -> None:
         """Raises FormatError for weights that nothing has taken."""
         for name in sorted(self._arrays.keys() - self._used):
@@ -50,9 +62,16 @@ class Linear:
     """y = W x + b, in numpy; b may be missing."""
 
     def __init__(self, weights: Weights, input_size: int, output_size: int, *, bias: bool = True) -> None:
-        self.weight = weights.take("weight", (output_size, input_size))
+        self.weight = weights.matrix("weight", (output_size, input_size))
         self.bias = weights.take("bias", (output_size,)) if bias else None
 
+    def scale(self, factor: float) -> None:
+        """Multiplies the weight, not the bias, by a factor."""
+        if isinstance(self.weight, Int8Matrix):
+            self.weight = self.weight._replace(scales=self.weight.scales * np.float32(factor))
+        else:
+            self.weight = self.weight * self.weight.dtype.type(factor)
+
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        y = x @ self.weight.T
+        y = product(self.weight, x) if isinstance(self.weight, Int8Matrix) else x @ self.weight.T
         return y if self.bias is None else y + self.bias

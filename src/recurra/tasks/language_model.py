@@ -21,6 +21,7 @@ from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Dropout, Layer, Recurrent, Stack
 from recurra.nn.dropout import drop
+from recurra.nn.int8 import Int8Embedding, Int8Linear, Int8Matrix
 from recurra.nn.layer import State
 from recurra.nn.streaming import Carried
 from recurra.onnx import Parts
@@ -87,13 +88,17 @@ class LanguageModel(nn.Module):
             )
         embedding_size = layers.input_size
         self.vocabulary = vocabulary
-        self.embedding = nn.Embedding(len(vocabulary), embedding_size)
+        self.embedding: nn.Embedding | Int8Embedding = nn.Embedding(len(vocabulary), embedding_size)
         self.layers = layers
         self.dropout = dropout
         self.tied = tied
         sizes = (layers.output_size, embedding_size)
-        self.projection = nn.Linear(*sizes, bias=False) if tied and sizes[0] != sizes[1] else None
-        self.softmax = None if tied else nn.Linear(layers.output_size, len(vocabulary), bias=False)
+        self.projection: nn.Linear | Int8Linear | None = None
+        self.softmax: nn.Linear | Int8Linear | None = None
+        if not tied:
+            self.softmax = nn.Linear(layers.output_size, len(vocabulary), bias=False)
+        elif sizes[0] != sizes[1]:
+            self.projection = nn.Linear(*sizes, bias=False)
         self.bias = nn.Parameter(torch.zeros(len(vocabulary)))
         # A softmax with the embedding's weights needs them small, or the first losses are far above chance.
         scale = embedding_size**-0.5 if tied else 1.0
@@ -162,11 +167,12 @@ class LanguageModel(nn.Module):
         return drop(features, self.dropout) if self.training else features
 
     def _scores(self, features: Tensor) -> Tensor:
-        if self.softmax is not None:
-            return F.linear(features, self.softmax.weight, self.bias)
         if self.projection is not None:
             features = self.projection(features)
-        return F.linear(features, self.embedding.weight, self.bias)
+        above = self.embedding if self.softmax is None else self.softmax
+        if isinstance(above, Int8Matrix):
+            return above.multiply(features, self.bias)
+        return F.linear(features, above.weight, self.bias)
 
     def extra_repr(self) -> str:
         """What is no layer."""

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recurra.nn.int8 import linear_scaled
 from recurra.nn.memory.chunks import Borders, Memory, decays
 from recurra.nn.plain import Parts, by_heads, check_choice, check_heads, linear
 
@@ -62,7 +63,7 @@ class MatrixLSTM(Memory):
 
     def _project(self, x: Tensor) -> Parts:
         heads = self.heads
-        key = F.linear(x, self.key.weight * (self.hidden_size // heads) ** -0.5, self.key.bias)
+        key = linear_scaled(self.key, x, (self.hidden_size // heads) ** -0.5)
         log_input, forget = self.input_gate(x).transpose(1, 2), self.forget_gate(x).transpose(1, 2)
         log_forget = F.logsigmoid(forget) if self.forget == "sigmoid" else forget
         return (
