@@ -99,12 +99,33 @@ def info(run: RunFolder) -> None:
 @app.command()
 def export(
     run: RunFolder,
-    onnx: Annotated[Path, typer.Option(metavar="FILE", help="The ONNX file to write.", show_default=False)],
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an ONNX file.", show_default=False)] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Write a model with int8 weights, a quarter of the size.")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="With --int8, a text to compare the loss on; the run's validation part if not given."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(help="With --int8, refuse when the loss moves by more, in nats a character.")
+    ] = 0.01,
+    out: Annotated[
+        Path | None, typer.Option(help="With --int8, the folder to write to; RUN-int8 if not given.")
+    ] = None,
 ) -> None:
-    """Write a trained model as a file for other runtimes, and compare the two."""
-    from recurra.cli.exporting import export_onnx
+    """Write a trained model in a form to deploy, and compare the two."""
+    from recurra.cli.exporting import export_onnx, write_int8
+    from recurra.errors import ArgumentError
 
-    export_onnx(run, onnx)
+    if (onnx is not None) == int8:
+        raise ArgumentError("what is to be written", expected="either --onnx FILE or --int8")
+    if onnx is None:
+        write_int8(run, out, data=data, tolerance=tolerance)
+    elif data is not None or out is not None:
+        raise ArgumentError("--data and --out go with --int8", expected="--onnx FILE alone")
+    else:
+        export_onnx(run, onnx)
 
 
 @app.command()
