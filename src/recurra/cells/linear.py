@@ -75,10 +75,8 @@ def lru(
     C=Complex(Matrix(rows="hidden", columns="hidden", initial=scaled_normal())),
     D=Input(),
 ):
-    """Linear recurrent unit (Orvieto et al. 2023), eq. 1 and 7: a complex diagonal, its moduli on a ring at first.
-
-    D is a full matrix, so that input and output may differ in size; the paper's is a diagonal.
-    """
+    """Linear recurrent unit (Orvieto et al. 2023), eq. 1 and 7: a complex diagonal, its moduli on a ring at first. D is
+    a full matrix, the paper's a diagonal."""
     h = exp(-exp(nu)) * exp_i(exp(theta)) * h + exp(gamma) * (B @ x)
     return h, output((C @ h).real + D @ x)
 

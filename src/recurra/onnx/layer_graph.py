@@ -38,6 +38,7 @@ from recurra.onnx.memory_graph import (
 )
 from recurra.onnx.program_graph import Signals, write_program
 from recurra.onnx.standard_operators import standard_operator, write_standard
+from recurra.program.operations import TABLE
 
 Names = Any
 """The names of a state's values, nested as the state is."""
@@ -63,6 +64,11 @@ def refusal(layer: Layer) -> str:
     if write is None:
         known = ", ".join(sorted(kind.__name__ for kind in _WRITERS))
         return f"a layer of class {type(layer).__name__} has no form in ONNX; those that have one are {known}"
+    if isinstance(layer, Recurrent):
+        used = {layer.program.nodes[i].operation for i in layer.program.live} & TABLE.keys()
+        for name in sorted(used):
+            if isinstance(reason := TABLE[name].onnx, str):
+                return f"'{name}' has no form in ONNX: {reason}"
     inner = (one for one in layer.children() if isinstance(one, Layer))
     return next(filter(None, map(refusal, inner)), "")
 
