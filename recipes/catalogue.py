@@ -127,51 +127,60 @@ REBER = (
 )
 
 
-def _adding(steps: int, anchor: str) -> Recipe:
+def _adding(
+    steps: int,
+    arm: str,
+    *,
+    cell: str = "lstm",
+    chrono: float | None = None,
+    solves: bool | None = None,
+    anchor: str = "",
+    difference: str = "",
+) -> Recipe:
     return Recipe(
         task="adding",
-        arm=f"{steps:,} steps, LSTM",
+        arm=f"{steps:,} steps, {arm}",
         problem=Adding(steps),
         criterion=Streak(0.04),
-        cell="lstm",
+        cell=cell,
         hidden=12,
         sequences=60_000,
         batch=20,
         learning_rate=0.01,
-        chrono=float(steps),
-        solves=True,
+        chrono=chrono,
+        solves=solves,
         anchor=anchor,
-        difference="a forget gate, chrono initialisation for the length, Adam in batches of 20, 12 cells",
+        difference=difference,
     )
 
 
+_ADDING_1997 = {
+    100: "10 trials, 74,000 sequences, 1 of 2,560 wrong [C]",
+    500: "10 trials, 209,000 sequences, 0 of 2,560 wrong [C]",
+    1000: "10 trials, 853,000 sequences (370,000 to 2,020,000), 1 of 2,560 wrong [C]",
+}
 ADDING = (
-    _adding(100, "10 trials, 74,000 sequences, 1 of 2,560 wrong [C]"),
-    _adding(500, "10 trials, 209,000 sequences, 0 of 2,560 wrong [C]"),
-    _adding(1000, "10 trials, 853,000 sequences (370,000 to 2,020,000), 1 of 2,560 wrong [C]"),
-    Recipe(
-        task="adding",
-        arm="100 steps, LSTM, forget bias 1",
-        problem=Adding(100),
-        criterion=Streak(0.04),
-        cell="lstm",
-        hidden=12,
-        sequences=60_000,
-        batch=20,
-        learning_rate=0.01,
+    *(
+        _adding(
+            steps,
+            "LSTM",
+            chrono=float(steps),
+            solves=True,
+            anchor=anchor,
+            difference="a forget gate, chrono initialisation for the length, Adam in batches of 20, 12 cells",
+        )
+        for steps, anchor in _ADDING_1997.items()
+    ),
+    _adding(
+        100,
+        "LSTM, forget bias 1",
         difference="torch.nn.LSTM with the same weights does not solve it either, and ends at the same errors: "
         "`python -m recipes adding --arm 'forget bias 1' --torch`",
     ),
-    Recipe(
-        task="adding",
-        arm="100 steps, tanh RNN",
-        problem=Adding(100),
-        criterion=Streak(0.04),
+    _adding(
+        100,
+        "tanh RNN",
         cell="rnn_tanh",
-        hidden=12,
-        sequences=60_000,
-        batch=20,
-        learning_rate=0.01,
         solves=False,
         anchor="stays at chance (MSE 0.0706) [C] (an independent CPU reproduction)",
     ),

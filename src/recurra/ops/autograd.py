@@ -77,14 +77,13 @@ def _scan(  # noqa: PLR0913 - the schema of an op is flat
 def scan(call: Call, keep_tape: bool, every: int, above: int) -> Result:
     """The op without its tape; what keeps one is differentiable. The engine must be able to run the call."""
     _, x, states, core, lengths, reset, elapsed, _ = call
-    rows = (lengths, reset, elapsed)
-    if torch.compiler.is_compiling() or is_watched((x, *rows, *states, *core)):
-        y, final, _ = scan_op(x, list(states), core, *rows, call.program, keep_tape, every, above)
+    if torch.compiler.is_compiling() or is_watched((x, lengths, reset, elapsed, *states, *core)):
+        y, final, _ = scan_op(x, list(states), core, lengths, reset, elapsed, call.program, keep_tape, every, above)
         return y, final
     if not keep_tape:
         y, final, _ = native.forward(*native.prepare(call, "infer"))
         return y, final
-    y, *final = _Scan.apply(call.program, len(states), (every, above), x, rows[2], rows[0], rows[1], *states, *core)
+    y, *final = _Scan.apply(call.program, len(states), (every, above), x, elapsed, lengths, reset, *states, *core)
     return y, final
 
 

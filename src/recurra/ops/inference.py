@@ -12,8 +12,8 @@ from recurra.errors import ArgumentError, BackendUnavailable
 from recurra.ops import native
 from recurra.ops.recurrence import Result, text_of
 from recurra.ops.select import Choice, transform_reason
-from recurra.ops.stepping import data_ptr, dispatch_modes, empty_like, threads, tracing_state
-from recurra.ops.tracing import is_watched
+from recurra.ops.stepping import data_ptr, empty_like, threads
+from recurra.ops.tracing import dispatch_modes, is_watched, tracing_state
 from recurra.program import Program
 
 

@@ -17,10 +17,10 @@ from torch.autograd import forward_ad
 
 from recurra.ops import native, reference
 from recurra.ops.select import Choice, static_reason, transform_reason
+from recurra.ops.tracing import dispatch_modes, tracing_state
 from recurra.program import Program
 
 # looked up once: an attribute of a module costs as much as the call
-dispatch_modes, tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 grad_enabled, threads = torch.is_grad_enabled, torch.get_num_threads
 empty_like, data_ptr = torch.empty_like, Tensor.data_ptr
 

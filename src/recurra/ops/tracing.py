@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 # looked up once: an attribute of a module costs as much as the call
-_dispatch_modes, _tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+dispatch_modes, tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_watched(tensors: Iterable[Tensor | None]) -> bool:
     """Whether a call with these tensors has to go through torch's dispatcher, for something there is to see it."""
-    if _dispatch_modes() or _tracing_state() is not None:
+    if dispatch_modes() or tracing_state() is not None:
         return True
     return any([t is not None and type(t) not in _PLAIN for t in tensors])
 
