@@ -24,7 +24,7 @@ from recurra.learn.run import About, Run
 from recurra.learn.settings import Settings
 from recurra.nn import Layer
 from recurra.nn.layer import State
-from recurra.tasks import LanguageModel, Score, load, load_weights
+from recurra.tasks import LanguageModel, Score, load
 
 RESULT_FILE = "tinyshakespeare.json"
 
@@ -88,7 +88,7 @@ def train_torch(settings: Settings, folder: Path, console: Console) -> Score:
     run = Run(folder)
     run.begin(settings, About(corpus.source, corpus.fingerprint()))
     fit(run, settings, model, parts, resume=False, console=console)
-    load_weights(model, read_weights(folder)[0], source=str(folder))
+    model.load_state_dict(read_weights(folder)[0])
     return model.score(parts.validation)
 
 
