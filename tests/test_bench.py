@@ -225,6 +225,37 @@ def test_the_gate_is_red_on_nan_on_other_shapes_and_on_what_one_side_lacks():
         assert not parity.compare(ours, theirs, "peer").passed
 
 
+class Rough:
+    """torch.nn in float32 as if it rounded badly, and as it is in float64."""
+
+    def missing(self) -> str:
+        return ""
+
+    def build(self, layer: Recurrent) -> Implementation:
+        made = PEERS["torch.nn"].build(layer)
+        assert isinstance(made, Implementation)
+        if layer.W.dtype == torch.float64:
+            return made
+        scan = made.scan
+        assert scan is not None
+
+        def rough(x: torch.Tensor, states: tuple[torch.Tensor, ...]):
+            y, last = scan(x, states)
+            return y + 1e-3, last
+
+        return replace(made, scan=rough)
+
+
+def test_a_peer_that_only_rounds_badly_is_told_from_one_that_computes_something_else():
+    measurement = measure_case(GRU_TRAINING, {"torch.nn": Rough()}, QUICK, threads=1)
+    (found,) = measurement.parities
+    assert found.passed
+    assert found.difference > parity.TOLERANCE > 1e-9 > found.in_float64
+    assert measurement.speeds
+    wrong = measure_case(GRU_TRAINING, {"torch.nn": Wrong("torch.nn", 0)}, QUICK, threads=1)
+    assert wrong.parities[0].in_float64 > parity.TOLERANCE
+
+
 # a figure and its target
 
 

@@ -113,9 +113,10 @@ class MinGRU:
         return not_installed("minGRU_pytorch")
 
     def build(self, layer: Recurrent) -> Implementation:
-        module = import_module("minGRU_pytorch").minGRU(layer.input_size)
+        weight = layer.get_parameter("W")
+        module = import_module("minGRU_pytorch").minGRU(layer.input_size).to(weight.dtype)
         with torch.no_grad():
-            module.to_hidden_and_gate.weight.copy_(layer.get_parameter("W"))
+            module.to_hidden_and_gate.weight.copy_(weight)
 
         def scan(x: Tensor, states: States) -> tuple[Tensor, States]:
             y, last = module(x, states[0][:, None], return_next_prev_hidden=True)

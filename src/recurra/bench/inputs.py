@@ -18,18 +18,23 @@ SEED = 2014
 
 
 class Inputs:
-    """What a case runs on: x, the states, and a cotangent for the outputs and each last state."""
+    """What a case runs on: x, the states, and a cotangent for the outputs and each last state, in the layer's dtype.
+
+    The same numbers in float64 as in float32.
+    """
 
     def __init__(self, case: Case, layer: Recurrent) -> None:
         shape = case.shape
         generator = torch.Generator().manual_seed(SEED)
 
+        state = layer.initial_state(shape.batch)
+        dtype = next(iter(state)).dtype
+
         def draw(*sizes: int) -> Tensor:
-            return torch.randn(*sizes, generator=generator)
+            return torch.randn(*sizes, generator=generator).to(dtype)
 
         one_step = case.direction == "step"
         frames = (shape.batch,) if one_step else (shape.batch, shape.steps)
-        state = layer.initial_state(shape.batch)
         self.case = case
         self.x = draw(*frames, shape.input_size)
         states = tuple(draw(*part.shape) for part in state)

@@ -54,6 +54,8 @@ def parity_rows(measurements: Iterable[Measurement]) -> list[Json]:
             "peer": parity.peer,
             "largest_relative_difference": parity.difference,
             "tensor": parity.tensor,
+            "in_float64": parity.in_float64,
+            "ours_from_float64": parity.ours,
             "tolerance": TOLERANCE,
             "passed": parity.passed,
         }
