@@ -1,7 +1,10 @@
 """Streams: pieces of any size give what one call gives; snapshots, forks, and many streams as one batch."""
 
+import functools
 import itertools
+import tempfile
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -21,12 +24,33 @@ FEW = ["gru", "lstm", "leaky", "observed", "stack", "residual", "mean", "weight 
 FEW += ["hybrid block", "lstm, zoneout", "stack in continuous time", "sru", "ltc"]
 
 BOTH = ("torch", "runtime")
+INSTALLED = (*BOTH, "onnx") if find_spec("onnx") and find_spec("onnxruntime") else BOTH
+needs_onnx = pytest.mark.skipif(INSTALLED is BOTH, reason="ONNX is an extra: pip install 'recurra[onnx]'")
+SIDES = (*BOTH, pytest.param("onnx", marks=needs_onnx))
+
+
+def as_exported(layer: nn.Layer) -> recurra.onnx.Model:
+    """The layer as ONNX Runtime has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return recurra.onnx.load(recurra.onnx.export(layer, Path(folder) / "layer.onnx").path)
+
+
+FORMS = {"torch": lambda layer: layer, "runtime": as_runtime, "onnx": as_exported}
+
+
+@functools.cache
+def exported_pair(name: str) -> tuple[nn.Layer, recurra.onnx.Model]:
+    """A layer in double precision, and its ONNX file."""
+    layer = layers.ALL[name]().double().eval()
+    return layer, as_exported(layer)
 
 
 def pair(name: str, side: str) -> tuple[nn.Layer, object]:
     """A layer in double precision, and the same or its form without torch."""
+    if side == "onnx":
+        return exported_pair(name)
     layer = layers.ALL[name]().double().eval()
-    return layer, layer if side == "torch" else as_runtime(layer)
+    return layer, FORMS[side](layer)
 
 
 def drawn(layer: nn.Layer, time: int, rows: int = 1) -> tuple[np.ndarray, np.ndarray | None]:
@@ -56,7 +80,7 @@ def test_two_pieces_give_what_one_call_gives(name: str):
 
 
 @given(
-    st.sampled_from(FEW), st.sampled_from(BOTH), st.integers(0, 12).flatmap(
+    st.sampled_from(FEW), st.sampled_from(INSTALLED), st.integers(0, 12).flatmap(
         lambda n: st.tuples(st.just(n), st.lists(st.integers(0, n), max_size=5))
     )
 )  # fmt: skip
@@ -69,7 +93,7 @@ def test_any_pieces_give_what_one_call_gives(name: str, side: str, sizes: tuple[
     np.testing.assert_allclose(got, whole(layer, x, elapsed)[0], atol=1e-10)
 
 
-@pytest.mark.parametrize("side", BOTH)
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", FEW)
 def test_frames_one_by_one_snapshots_forks_and_resets(name: str, side: str):
     layer, model = pair(name, side)
@@ -134,7 +158,7 @@ def test_the_language_model_streams_the_same_in_both(tmp_path: Path):
 # many streams as one batch
 
 
-@pytest.mark.parametrize("side", BOTH)
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", [name for name in FEW if name != "mean"])
 def test_rows_join_leave_and_reset_at_any_time(name: str, side: str):
     layer, model = pair(name, side)
@@ -245,10 +269,10 @@ def test_a_push_with_out_allocates_nothing():
 # refusals
 
 
-@pytest.mark.parametrize("side", BOTH)
+@pytest.mark.parametrize("side", SIDES)
 def test_chunks_that_do_not_fit_are_named(side: str):
     layer = nn.GRU(3, 4).eval()
-    model = layer if side == "torch" else as_runtime(layer)
+    model = FORMS[side](layer)
     stream = model.stream()
     kept = stream.snapshot()
     for chunk, message in (
@@ -266,10 +290,10 @@ def test_chunks_that_do_not_fit_are_named(side: str):
     assert stream.snapshot() == kept
 
 
-@pytest.mark.parametrize("side", BOTH)
+@pytest.mark.parametrize("side", SIDES)
 def test_chunks_of_any_layout_are_read(side: str):
     layer = nn.GRU(3, 4).eval()
-    model = layer if side == "torch" else as_runtime(layer)
+    model = FORMS[side](layer)
     x = np.random.default_rng(0).standard_normal((6, 10)).astype(np.float32)
     for chunk in (
         x[:, 1:4],
@@ -283,7 +307,7 @@ def test_chunks_of_any_layout_are_read(side: str):
         assert np.array_equal(model.streams(len(chunk)).tick(chunk)[0], expected[0])
 
 
-@pytest.mark.parametrize("side", BOTH)
+@pytest.mark.parametrize("side", SIDES)
 def test_times_are_asked_for(side: str):
     _, model = pair("leaky", side)
     for elapsed, message in (
@@ -303,11 +327,11 @@ def test_a_model_in_training_does_not_stream():
         nn.Bidirectional(nn.GRU(3, 4), nn.GRU(3, 4)).eval().streams(2)
 
 
-@pytest.mark.parametrize("side", BOTH)
+@pytest.mark.parametrize("side", SIDES)
 def test_snapshots_of_others_and_damaged_ones_are_refused(side: str, tmp_path: Path):
     layer = nn.GRU(3, 4).eval()
     recurra.save_layer(layer, tmp_path)
-    stream = layer.stream() if side == "torch" else runtime.load(tmp_path).stream()
+    stream = (runtime.load(tmp_path) if side == "runtime" else FORMS[side](layer)).stream()
     stream.push(np.ones((3, 3), np.float32))
     good = stream.snapshot()
     rng = np.random.default_rng(0)

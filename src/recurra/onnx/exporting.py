@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from recurra.errors import ArgumentError
 from recurra.nn import Layer, State
 from recurra.nn.state import state_tensors
+from recurra.nn.streaming import identity
 from recurra.onnx.graph_builder import GraphBuilder
 from recurra.onnx.layer_graph import write_layer
 from recurra.onnx.packages import require
@@ -78,7 +79,7 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exp
     layers.eval()
     try:
         with torch.no_grad():
-            graph = _Graph(parts)
+            graph = _Graph(replace(parts, about=_about(model, parts)))
             content = graph.model.SerializeToString()
             difference = compare(parts, content, graph.state_inputs)
     finally:
@@ -159,7 +160,17 @@ class _Graph:
             raise ArgumentError(
                 f"the weights take {weights:,} bytes", expected="less than 2 GiB, which an ONNX file can hold"
             )
-        return builder.model(inputs, outputs, optional, {"written_by": "recurra", **self.parts.about})
+        return builder.model(inputs, outputs, optional, dict(self.parts.about))
+
+
+def _about(model: Any, parts: Parts) -> dict[str, str]:
+    """What the file says of itself: what `recurra.onnx.load` needs to know, and what the parts add."""
+    found = {"written_by": "recurra", "causal": "yes" if parts.layers.causal else "no"}
+    if parts.embedding is not None:
+        found["tokens"] = str(len(parts.embedding))
+    if isinstance(model, torch.nn.Module):
+        found["fingerprint"] = identity(model).hex()
+    return {**found, **parts.about}
 
 
 def _dtype(parts: Parts) -> np.dtype[Any]:

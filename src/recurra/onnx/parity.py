@@ -13,8 +13,8 @@ from torch import Tensor
 from recurra.errors import ArgumentError
 from recurra.nn import State
 from recurra.nn.state import state_tensors
-from recurra.onnx.packages import require
 from recurra.onnx.parts import Parts
+from recurra.onnx.sessions import open_session
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 """The largest difference, relative to the largest value: that of the laws."""
@@ -27,11 +27,7 @@ class Session:
     """A graph in ONNX Runtime, on one thread."""
 
     def __init__(self, content: bytes, state_inputs: Sequence[str]) -> None:
-        runtime = require("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(content, threads=1)
         self._state_inputs = list(state_inputs)
 
     def run(

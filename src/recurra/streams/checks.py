@@ -44,7 +44,8 @@ def check_elapsed(elapsed: Any, count: int, stateful: Stateful) -> np.ndarray | 
         raise ArgumentError(
             "elapsed is missing", expected="the time since the step before", advice="For even steps pass ones"
         )
-    times = np.atleast_1d(np.asarray(elapsed, dtype=stateful.input_dtype))
+    dtype = stateful.dtype if stateful.input_size is None else stateful.input_dtype
+    times = np.atleast_1d(np.asarray(elapsed, dtype=dtype))
     if times.shape != (count,):
         raise ShapeError(f"elapsed has shape {times.shape}", expected=f"({count},), one for each step")
     if not (times >= 0).all():
