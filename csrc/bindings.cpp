@@ -20,9 +20,6 @@ using recurra::Plan;
 
 namespace {
 
-// Below this estimate, giving up the interpreter's lock would cost more than others could do meanwhile.
-constexpr double locked_operations = 2e6;
-
 using Address = std::uintptr_t;
 void* pointer(Address address) { return reinterpret_cast<void*>(address); }
 
@@ -62,7 +59,7 @@ Plan* make_plan(void* memory, nb::ndarray<const std::int64_t, nb::ndim<1>, nb::c
 }
 
 void run_released(const Plan& plan, const Arguments& call) {
-  if (static_cast<double>(call.batch) * static_cast<double>(call.time) * plan.row_cost < locked_operations) {
+  if (is_short(plan, call)) {
     recurra::run(plan, call);
     return;
   }

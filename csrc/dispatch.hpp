@@ -21,6 +21,10 @@ std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* co
                                        const float* const* scales);
 // What many calls of this size share; null where they would run on several threads. Throws as `run` does.
 std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call);
+// Whether giving up the interpreter's lock for the call would cost more than others could do meanwhile.
+inline bool is_short(const Plan& plan, const Arguments& call) {
+  return static_cast<double>(call.batch) * static_cast<double>(call.time) * plan.row_cost < 2e6;
+}
 // Floating point operations a second of `threads` threads that do nothing but multiply and add on registers.
 double peak_flops(int item_size, int threads, double seconds);
 

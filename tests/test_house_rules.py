@@ -10,7 +10,7 @@ from house import ROOT, needs_source_tree, python_files, syntax_tree, tree_files
 pytestmark = needs_source_tree
 
 LINES_OF_A_FILE = 400
-LINES_OF_A_KERNEL_OR_TEST = 600
+LINES_OF_A_TEST = 600
 LINES_OF_A_FUNCTION = 60
 PARAMETERS_OF_A_CONSTRUCTOR = 8
 
@@ -75,8 +75,7 @@ def public_constructors() -> Iterator[tuple[Path, ast.ClassDef, Function]]:
 def test_files_are_short():
     too_long = []
     for path in (path for path in tree_files() if path.suffix in CODE):
-        relaxed = path.is_relative_to(ROOT / "csrc") or path.is_relative_to(ROOT / "tests")
-        limit = LINES_OF_A_KERNEL_OR_TEST if relaxed else LINES_OF_A_FILE
+        limit = LINES_OF_A_TEST if path.is_relative_to(ROOT / "tests") else LINES_OF_A_FILE
         count = len(path.read_text(encoding="utf-8").splitlines())
         if count > limit:
             too_long.append(f"{place(path)}: {count} lines, at most {limit}")

@@ -3,7 +3,7 @@
 _ROWS = "load(p + j, length - j)"
 
 EDITS: dict[str, list[tuple[str, ...]]] = {
-    "worker.hpp": [
+    "reductions.hpp": [
         ("reduce, sum", "return sum(p, length);", "return -sum(p, length);", "return p[0];"),
         ("reduce, max", "maximum_<T>", "minimum_<T>"),
         ("reduce, min", "minimum_<T>", "plus"),
@@ -24,6 +24,8 @@ EDITS: dict[str, list[tuple[str, ...]]] = {
         ("normalise", f"fma_(-load(q + j, length - j), slope, {_ROWS} - mean)",
          f"fma_(load(q + j, length - j), slope, {_ROWS} - mean)", f"{_ROWS} - mean"),
         ("normalise", "along * scale", "along"),
+    ],
+    "worker.hpp": [
         ("product, segments", "init = s_.c;", "init = nullptr;"),
         ("product, init", "has_init ? s_.init : nullptr", "nullptr"),
         ("states, reset", "p_.is_reset(b, t) && !p_.plan.states[source.index].kept", "p_.is_reset(b, t)", "false"),
