@@ -65,6 +65,7 @@ template <class T> struct Reductions {
   // term(j, n) holds n terms from column j on. They are put together in an order that the length alone decides: four
   // vectors of partial results over the columns, then those, then their lanes and what is left over.
   template <class Merge, class Term> static RECURRA_INLINE T folded(long length, Merge merge, Term term) {
+    if (length < 1) __builtin_unreachable();  // such a plan is refused
     T lanes[2 * V::V];
     long count = 0, j = 0;
     if (length >= V::V) {
