@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+import layers
 import recurra.onnx
 from recurra import cells, nn
 from recurra.checkpoint import save_model, save_weights
 from recurra.cli import main
 from recurra.data import Vocabulary
 from recurra.errors import ArgumentError, BackendUnavailable, ShapeError
+from recurra.nn.state import state_tensors
+from recurra.onnx import layer_graph
 from recurra.program.operations import TABLE
 from recurra.tasks import LanguageModel
 from recurra.testing import check_laws
@@ -118,6 +121,51 @@ def test_an_embedding_and_heads_of_ones_own(tmp_path: Path):
         recurra.onnx.Parts(layer, heads=((torch.zeros(2, 3), None),))
     with pytest.raises(ShapeError, match="the embedding gives 4 features"):
         recurra.onnx.Parts(layer, torch.zeros(2, 4))
+
+
+RESET = {
+    "gru": lambda: nn.GRU(3, 4),
+    "leaky": lambda: layers.ALL["leaky"](),
+    "stack": lambda: nn.Stack(nn.LSTM(3, 4), nn.Residual(nn.Recurrent("slstm", 4, 4))),
+    "zoneout and a learned initial state": lambda: layers.ALL["gru, learned and random initial states of zoneout"](),
+    "mean of bidirectional": lambda: nn.Mean(nn.Bidirectional(nn.GRU(3, 2), nn.LSTM(3, 2))),
+    "reversed last in continuous time": lambda: layers.ALL["reversed last in continuous time"](),
+    "mlstm": lambda: layers.ALL["mlstm"](),
+}
+
+
+@pytest.mark.parametrize("name", RESET)
+def test_rows_start_afresh_where_reset_says_so(name: str, tmp_path: Path):
+    layer = RESET[name]().double()
+    exported = recurra.onnx.export(layer, tmp_path / "layer.onnx", with_reset=True)
+    assert exported.inputs[1 + layer.uses_elapsed :][:2] == ("lengths", "reset")
+    assert "Scan" in exported.operators
+    assert not {"GRU", "LSTM", "RNN"} & set(exported.operators)
+    run, generator = session(exported.path).run, torch.Generator().manual_seed(0)
+    x, lengths = torch.randn(4, 9, 3, generator=generator).double(), torch.tensor([9, 0, 4, 7])
+    times = torch.rand(4, 9, generator=generator).double() + 0.1 if layer.uses_elapsed else None
+    given = {"x": x.numpy()} | ({} if times is None else {"elapsed": times.numpy()})
+    for reset in (None, torch.rand(4, 9, generator=generator) < 0.3, torch.ones(4, 9, dtype=torch.bool)):
+        flags = {} if reset is None else {"reset": reset.numpy()}
+        for ends in (None, lengths):
+            wanted, after = layer(x, lengths=ends, reset=reset, elapsed=times)
+            found = run(None, given | flags | ({} if ends is None else {"lengths": ends.numpy()}))
+            for value, expected in zip(found, [wanted, *state_tensors(after)], strict=True):
+                np.testing.assert_allclose(value, expected.detach(), atol=1e-10)
+
+
+def test_resets_are_compared_before_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    right = layer_graph._since_reset
+
+    def wrong(builder, y, signals, reset):
+        _, steps, afresh = right(builder, y, signals, reset)
+        return y, steps, afresh
+
+    monkeypatch.setattr(layer_graph, "_since_reset", wrong)
+    recurra.onnx.export(nn.Mean(nn.GRU(3, 4)), tmp_path / "layer.onnx")
+    with pytest.raises(ArgumentError, match="the ONNX graph differs from the layer"):
+        recurra.onnx.export(nn.Mean(nn.GRU(3, 4)), tmp_path / "other.onnx", with_reset=True)
+    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -45,7 +45,7 @@ class Exported:
     difference: float
 
 
-def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exported:
+def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, with_reset: bool = False) -> Exported:
     """Writes a layer, a model's parts, or the language model as an ONNX file, in evaluation.
 
     Inputs: ``x`` (batch, time, input_size), or with an embedding ``tokens`` (batch, time), whole numbers; ``elapsed``
@@ -53,6 +53,9 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exp
     value of the state (batch, columns), initial where it is left out. Outputs: ``y``, or with heads ``scores``, and
     each value of the next state. Batch and time are free. Cells that are exactly ONNX's LSTM, GRU or RNN become those
     operators in single precision; all others a Scan over their equations.
+
+    With `with_reset` the file has one input more, ``reset`` (batch, time), booleans, which may be left out: where true,
+    the row starts afresh before that step. ONNX's own operators cannot do that, so all cells become a Scan then.
 
     The file is run by ONNX Runtime and compared with the layer; it takes its place only when both agree.
 
@@ -79,9 +82,9 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exp
     layers.eval()
     try:
         with torch.no_grad():
-            graph = _Graph(replace(parts, about=_about(model, parts)))
+            graph = _Graph(replace(parts, about=_about(model, parts)), with_reset)
             content = graph.model.SerializeToString()
-            difference = compare(parts, content, graph.state_inputs)
+            difference = compare(parts, content, graph.state_inputs, with_reset=with_reset)
     finally:
         for module, training in modes:
             module.training = training
@@ -100,8 +103,8 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str]) -> Exp
 class _Graph:
     """The graph of a model's parts."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, parts: Parts, with_reset: bool) -> None:
+        self.parts, self.with_reset = parts, with_reset
         dtype = _dtype(parts)
         self.builder = builder = GraphBuilder(dtype)
         self._onnx = require("onnx")
@@ -134,7 +137,9 @@ class _Graph:
         steps = builder.op("Range", builder.array(np.array(0)), scalar, builder.array(np.array(1)))
         valid = builder.op("Less", steps, builder.op("Unsqueeze", lengths, builder.whole(1)))
         elapsed = "elapsed" if self.parts.layers.uses_elapsed else None
-        return Signals(batch, lengths, builder.op("Unsqueeze", valid, builder.whole(2)), elapsed)
+        wide = builder.whole(2)
+        reset = builder.op("Unsqueeze", builder.op("And", valid, "reset"), wide) if self.with_reset else None
+        return Signals(batch, lengths, builder.op("Unsqueeze", valid, wide), elapsed, reset)
 
     def _finish(self, source: str, target: str, initial: State, columns: Sequence[int]) -> Any:
         builder, layers = self.builder, self.parts.layers
@@ -146,9 +151,12 @@ class _Graph:
             inputs.append(info("elapsed", kind, ["batch", "time"]))
         # where it is left out, its one number stands for all rows
         inputs.append(info("lengths", whole, ["rows"]))
+        optional: dict[str, NDArray[Any]] = {"lengths": _NO_LENGTH}
+        if self.with_reset:
+            inputs.append(info("reset", self._onnx.TensorProto.BOOL, ["rows", "steps"]))
+            optional["reset"] = np.zeros((1, 1), np.bool_)
         size = self.parts.heads[-1][0].shape[0] if self.parts.heads else layers.output_size
         outputs = [info(target, kind, ["batch", *([] if layers.pools else ["time"]), size])]
-        optional: dict[str, NDArray[Any]] = {"lengths": _NO_LENGTH}
         for own, following, tensor, n in zip(
             self.state_inputs, self.state_outputs, state_tensors(initial), columns, strict=True
         ):

@@ -99,14 +99,16 @@ class GraphBuilder:
     def loop(
         self,
         states: Sequence[str],
+        flags: Sequence[str],
         sequences: Sequence[str],
         step: Callable[[GraphBuilder, list[str], list[str]], tuple[list[str], list[str]]],
     ) -> tuple[list[str], list[str]]:
-        """A Scan over the time of sequences (batch, time, columns), the first of which holds booleans.
+        """A Scan over the time of sequences (batch, time, columns); flags are such of booleans.
 
-        `step(body, states, values)` gives the next states and what is put out. Returns the last states and the
-        sequences put out.
+        `step(body, states, values)` gives the next states and what is put out; the flags come first among the values.
+        Returns the last states and the sequences put out.
         """
+        sequences = [*flags, *sequences]
         body = GraphBuilder(self.dtype, self)
         held = [body.name("state") for _ in states]
         values = [body.name("value") for _ in sequences]
@@ -117,7 +119,8 @@ class GraphBuilder:
             body.rename(value, results[-1])
         info = self._onnx.helper.make_tensor_value_info
         boolean = self._onnx.TensorProto.BOOL
-        kinds = [self.float_kind] * len(states) + [boolean] + [self.float_kind] * (len(sequences) - 1)
+        kinds = [self.float_kind] * len(states) + [boolean] * len(flags)
+        kinds += [self.float_kind] * (len(sequences) - len(flags))
         graph = self._onnx.helper.make_graph(
             body.nodes,
             body.name("step"),

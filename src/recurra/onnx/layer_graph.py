@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from recurra.errors import ArgumentError
@@ -36,7 +37,7 @@ from recurra.onnx.memory_graph import (
     write_selective,
     write_window,
 )
-from recurra.onnx.program_graph import Signals, write_program
+from recurra.onnx.program_graph import Signals, run_steps, write_program
 from recurra.onnx.standard_operators import standard_operator, write_standard
 from recurra.program.operations import TABLE
 
@@ -78,7 +79,8 @@ def _writer(layer: Layer) -> _Write | None:
 
 
 def _recurrent(builder: GraphBuilder, layer: Recurrent, x: str, state: Names, signals: Signals) -> Result:
-    write = write_standard if standard_operator(layer) else write_program
+    # none of ONNX's operators starts a row afresh between two steps
+    write = write_standard if signals.reset is None and standard_operator(layer) else write_program
     y, after = write(builder, layer, x, state, signals)
     return y, tuple(after)
 
@@ -127,10 +129,25 @@ def _last(builder: GraphBuilder, layer: Last, x: str, state: Names, signals: Sig
 def _mean(builder: GraphBuilder, layer: Mean, x: str, state: Names, signals: Signals) -> Result:
     inner, total, count = state
     y, after = write_layer(builder, layer.layer, x, inner, signals)
-    total = builder.op("Add", total, builder.op("ReduceSum", y, builder.whole(1), keepdims=0))
     steps = builder.op("Unsqueeze", builder.cast(signals.lengths), builder.whole(1))
+    if signals.reset is not None:
+        y, steps, afresh = _since_reset(builder, y, signals, signals.reset)
+        total, count = (builder.op("Where", afresh, builder.number(0.0), one) for one in (total, count))
+    total = builder.op("Add", total, builder.op("ReduceSum", y, builder.whole(1), keepdims=0))
     count = builder.op("Add", count, steps)
     return builder.op("Div", total, builder.op("Max", count, builder.number(1.0))), (after, total, count)
+
+
+def _since_reset(builder: GraphBuilder, y: str, signals: Signals, reset: str) -> tuple[str, str, str]:
+    """Outputs with zeros before each row's last reset, how many steps are left (batch, 1), and which rows were reset
+    (batch, 1)."""
+    zero, time = builder.number(0.0), builder.whole(1)
+    borders = builder.cast(reset)
+    later = builder.op("CumSum", borders, builder.array(np.array(1)), exclusive=1, reverse=1)
+    counted = builder.op("And", signals.valid, builder.op("Equal", later, zero))
+    steps = builder.op("ReduceSum", builder.cast(counted), time, keepdims=0)
+    afresh = builder.op("Greater", builder.op("ReduceSum", borders, time, keepdims=0), zero)
+    return builder.op("Where", counted, y, zero), steps, afresh
 
 
 def _bidirectional(builder: GraphBuilder, layer: Bidirectional, x: str, state: Names, signals: Signals) -> Result:
@@ -149,10 +166,16 @@ def _read_backwards(builder: GraphBuilder, layer: Layer, x: str, state: Names, s
     def reverse(value: str) -> str:
         return builder.op("ReverseSequence", value, signals.lengths, batch_axis=0, time_axis=1)
 
-    elapsed = None
+    elapsed = reset = border = None
+    if signals.reset is not None:
+        # backwards, a row starts afresh behind the step that it did so before
+        flags = builder.cast(builder.op("Squeeze", signals.reset, builder.whole(2)))
+        border = builder.op("Greater", _of_next(builder, flags, signals), builder.number(0.0))
+        reset = builder.op("Unsqueeze", reverse(border), builder.whole(2))
     if signals.elapsed is not None and layer.uses_elapsed:
-        elapsed = reverse(_of_next(builder, signals.elapsed, signals))
-    y, after = write_layer(builder, layer, reverse(x), state, replace(signals, elapsed=elapsed))
+        gap = _of_next(builder, signals.elapsed, signals)
+        elapsed = reverse(gap if border is None else builder.op("Where", border, builder.number(0.0), gap))
+    y, after = write_layer(builder, layer, reverse(x), state, replace(signals, elapsed=elapsed, reset=reset))
     return (y if layer.pools else reverse(y)), after
 
 
@@ -186,8 +209,8 @@ def _ltc(builder: GraphBuilder, layer: LTC, x: str, state: Names, signals: Signa
         open_, driven = (body.op("ReduceSum", one, body.whole(1), keepdims=0) for one in (open_, driven))
         return open_, driven
 
-    def step(body: GraphBuilder, held: list[str], given: list[str]) -> tuple[list[str], list[str]]:
-        valid, x_t, elapsed = given
+    def step(body: GraphBuilder, held: list[str], given: list[str]) -> tuple[list[str], str]:
+        x_t, elapsed = given
         rate = body.op("Mul", elapsed, values["pace"])
         open_x, driven_x = synapses(body, x_t, "input_")
         open_x, driven_x = body.op("Add", values["g"], open_x), body.op("Add", values["rest"], driven_x)
@@ -197,9 +220,9 @@ def _ltc(builder: GraphBuilder, layer: LTC, x: str, state: Names, signals: Signa
             above = body.op("Add", v, body.op("Mul", rate, body.op("Add", driven_x, driven_v)))
             below = body.op("Mul", rate, body.op("Add", open_x, open_v))
             v = body.op("Div", above, body.op("Add", body.number(1.0), below))
-        return [body.op("Where", valid, v, held[0])], [body.op("Where", valid, v, body.number(0.0))]
+        return [v], v
 
-    after, (y,) = builder.loop(list(state), [signals.valid, x, times], step)
+    y, after = run_steps(builder, state, layer.initial_state(1), [x, times], signals, step)
     return y, tuple(after)
 
 

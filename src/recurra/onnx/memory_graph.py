@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import log
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from recurra.nn import GatedDelta, GatedLinearAttention, MatrixLSTM, SelectiveStateSpace, WindowAttention
+from recurra.nn import GatedDelta, GatedLinearAttention, Layer, MatrixLSTM, SelectiveStateSpace, WindowAttention
 from recurra.nn.memory.linear_attention import TEMPERATURE
 from recurra.onnx.graph_builder import GraphBuilder
-from recurra.onnx.program_graph import Signals
+from recurra.onnx.program_graph import Signals, Step, run_steps
 
 Result = tuple[str, tuple[str, ...]]
-_Step = Callable[[GraphBuilder, list[str], list[str]], tuple[list[str], str]]
 
 
 def _linear(builder: GraphBuilder, x: str, module: nn.Linear, scale: float = 1.0) -> str:
@@ -62,25 +61,23 @@ def _root_mean_square(builder: GraphBuilder, x: str, norm: nn.RMSNorm, heads: in
 
 def _scan(
     builder: GraphBuilder,
+    layer: Layer,
     state: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
     sequences: Sequence[tuple[str, tuple[int, ...]]],
     signals: Signals,
-    step: _Step,
+    step: Step,
 ) -> Result:
     """A loop whose states and values have shapes (batch, ...); outside they are flat. `step` gives the next states
     and the output, in any shape."""
 
-    def flat(body: GraphBuilder, held: list[str], values: list[str]) -> tuple[list[str], list[str]]:
-        valid, *given = values
+    def flat(body: GraphBuilder, held: list[str], given: list[str]) -> tuple[list[str], str]:
         parts = [body.reshape(one, 0, *shape) for one, shape in zip(held, shapes, strict=True)]
         shaped = [body.reshape(one, 0, *shape) for one, (_, shape) in zip(given, sequences, strict=True)]
         after, out = step(body, parts, shaped)
-        after, out = [body.reshape(one, 0, -1) for one in after], body.reshape(out, 0, -1)
-        kept = [body.op("Where", valid, new, old) for new, old in zip(after, held, strict=True)]
-        return kept, [body.op("Where", valid, out, body.number(0.0))]
+        return [body.reshape(one, 0, -1) for one in after], body.reshape(out, 0, -1)
 
-    after, (y,) = builder.loop(list(state), [signals.valid, *(name for name, _ in sequences)], flat)
+    y, after = run_steps(builder, state, layer.initial_state(1), [name for name, _ in sequences], signals, flat)
     return y, tuple(after)
 
 
@@ -113,7 +110,7 @@ def write_mlstm(builder: GraphBuilder, layer: MatrixLSTM, x: str, state: Any, si
         return [C, n, after], body.op("Div", read, body.op("Max", normaliser, least))
 
     shapes = ((heads, columns, columns), (heads, columns), (heads,))
-    read, after = _scan(builder, state, shapes, sequences, signals, step)
+    read, after = _scan(builder, layer, state, shapes, sequences, signals, step)
     gate = builder.op("Sigmoid", _linear(builder, x, layer.output_gate))
     return signals.masked(builder, builder.op("Mul", gate, read)), after
 
@@ -144,7 +141,7 @@ def write_delta(builder: GraphBuilder, layer: GatedDelta, x: str, state: Any, si
         S = body.op("Add", S, _outer(body, u, k))
         return [S], body.op("MatMul", S, _wide(body, q, -1))
 
-    read, after = _scan(builder, state, ((heads, columns, columns),), sequences, signals, step)
+    read, after = _scan(builder, layer, state, ((heads, columns, columns),), sequences, signals, step)
     return _gated(builder, layer, x, read, signals), after
 
 
@@ -167,7 +164,7 @@ def write_linear_attention(
         S = body.op("Add", body.op("Mul", alpha, S), _outer(body, k, v))
         return [S], body.op("MatMul", q, S)
 
-    read, after = _scan(builder, state, ((heads, columns, columns),), sequences, signals, step)
+    read, after = _scan(builder, layer, state, ((heads, columns, columns),), sequences, signals, step)
     return _gated(builder, layer, x, read, signals), after
 
 
@@ -198,7 +195,7 @@ def write_selective(builder: GraphBuilder, layer: SelectiveStateSpace, x: str, s
         read = _narrow(body, body.op("MatMul", h, C), -1)
         return [h], body.op("Add", read, body.op("Mul", builder.array(_numpy(layer.D)), u))
 
-    return _scan(builder, state, ((hidden, size),), sequences, signals, step)
+    return _scan(builder, layer, state, ((hidden, size),), sequences, signals, step)
 
 
 def write_window(builder: GraphBuilder, layer: WindowAttention, x: str, state: Any, signals: Signals) -> Result:
@@ -229,5 +226,5 @@ def write_window(builder: GraphBuilder, layer: WindowAttention, x: str, state: A
         return [body.slice(one, 1, 2**31, 1) for one in (keys, values, seen)], read
 
     shapes = ((before, heads, columns), (before, heads, columns), (before,))
-    read, after = _scan(builder, state, shapes, sequences, signals, step)
+    read, after = _scan(builder, layer, state, shapes, sequences, signals, step)
     return signals.masked(builder, _linear(builder, read, layer.out)), after

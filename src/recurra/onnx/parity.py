@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,12 +32,20 @@ class Session:
         self._state_inputs = list(state_inputs)
 
     def run(
-        self, x: Tensor, state: State | None = None, *, lengths: Tensor | None = None, elapsed: Tensor | None = None
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        elapsed: Tensor | None = None,
     ) -> list[NDArray[Any]]:
         """All outputs, for the arguments of a layer."""
         given = {"x" if x.is_floating_point() else "tokens": x}
         if lengths is not None:
             given["lengths"] = lengths.long()
+        if reset is not None:
+            given["reset"] = reset
         if elapsed is not None:
             given["elapsed"] = elapsed
         if state is not None:
@@ -44,9 +53,9 @@ class Session:
         return self._session.run(None, {name: value.detach().numpy() for name, value in given.items()})
 
 
-def compare(parts: Parts, content: bytes, state_inputs: Sequence[str]) -> float:
-    """The largest difference of the graph's results from the layer's, relative to the largest value. Raises
-    ArgumentError where it is above the tolerance."""
+def compare(parts: Parts, content: bytes, state_inputs: Sequence[str], *, with_reset: bool) -> float:
+    """The largest difference of the graph's results from the layer's, relative to the largest value; also with resets
+    where the graph has an input for them. Raises ArgumentError where it is above the tolerance."""
     session = Session(content, state_inputs)
     generator = torch.Generator().manual_seed(0)
     largest = 0.0
@@ -55,11 +64,12 @@ def compare(parts: Parts, content: bytes, state_inputs: Sequence[str]) -> float:
         lengths = torch.arange(time, time - batch, -1) * (torch.arange(batch) != 1) if batch > 1 else None
         earlier, before = _draw(parts, batch, 2, generator)
         _, state = parts.call(earlier, parts.layers.initial_state(batch), lengths=None, elapsed=before)
-        for own in (state, None):
+        drawn = torch.rand(batch, time, generator=generator) < 0.3
+        for own, reset in itertools.product((state, None), (None, drawn) if with_reset else (None,)):
             first = parts.layers.initial_state(batch) if own is None else own
-            y, after = parts.call(x, first, lengths=lengths, elapsed=elapsed)
+            y, after = parts.call(x, first, lengths=lengths, elapsed=elapsed, reset=reset)
             wanted = [y, *state_tensors(after)]
-            got = session.run(x, own, lengths=lengths, elapsed=elapsed)
+            got = session.run(x, own, lengths=lengths, elapsed=elapsed, reset=reset)
             largest = max(largest, *map(difference, got, wanted))
     allowed = TOLERANCE[next(iter(parts.layers.state_dict().values())).dtype]
     if not largest <= allowed:

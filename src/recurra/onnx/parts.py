@@ -41,11 +41,13 @@ class Parts:
                 )
             size = weight.shape[0]
 
-    def call(self, x: Tensor, state: State, *, lengths: Tensor | None, elapsed: Tensor | None) -> tuple[Tensor, State]:
+    def call(
+        self, x: Tensor, state: State, *, lengths: Tensor | None, elapsed: Tensor | None, reset: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """What torch computes: the outputs, and the next state."""
         if self.embedding is not None:
             x = F.embedding(x, self.embedding)
-        y, after = self.layers(x, state, lengths=lengths, elapsed=elapsed)
+        y, after = self.layers(x, state, lengths=lengths, reset=reset, elapsed=elapsed)
         for weight, bias in self.heads:
             y = F.linear(y, weight, bias)
         return y, after

@@ -3,7 +3,7 @@ Scan."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,16 +25,49 @@ _BOOL = 9
 @dataclass(frozen=True)
 class Signals:
     """What every layer of a graph reads beside its input: how many rows, the length of each row (batch,), which steps
-    are valid (batch, time, 1), and the elapsed time (batch, time) or None."""
+    are valid (batch, time, 1), the elapsed time (batch, time) or None, and at which valid steps a row starts afresh
+    (batch, time, 1) or None."""
 
     batch: str
     lengths: str
     valid: str
     elapsed: str | None
+    reset: str | None
 
     def masked(self, builder: GraphBuilder, value: str) -> str:
         """A sequence with zeros in its padding."""
         return builder.op("Where", self.valid, value, builder.number(0.0))
+
+
+Step = Callable[[GraphBuilder, list[str], list[str]], tuple[list[str], str]]
+"""One step in the body of a loop: from the states and the values that it reads to the next states and the output."""
+
+
+def run_steps(
+    builder: GraphBuilder,
+    states: Sequence[str],
+    initial: Sequence[Tensor | None],
+    sequences: Sequence[str],
+    signals: Signals,
+    step: Step,
+) -> tuple[str, list[str]]:
+    """A Scan over the steps of all rows. In padding the output is zero and a state stays; a reset puts `initial`
+    (1, columns) in its place, None for a state that it leaves alone. Returns y and the last states."""
+    flags = [signals.valid] if signals.reset is None else [signals.valid, signals.reset]
+
+    def masked(body: GraphBuilder, held: list[str], values: list[str]) -> tuple[list[str], list[str]]:
+        valid, start = values[0], held
+        if signals.reset is not None:
+            start = [
+                old if first is None else body.op("Where", values[1], body.array(first.detach().numpy()), old)
+                for first, old in zip(initial, held, strict=True)
+            ]
+        after, y = step(body, list(start), values[len(flags) :])
+        kept = [body.op("Where", valid, new, old) for new, old in zip(after, held, strict=True)]
+        return kept, [body.op("Where", valid, y, body.number(0.0))]
+
+    finals, (y,) = builder.loop(states, flags, sequences, masked)
+    return y, finals
 
 
 @dataclass(frozen=True)
@@ -171,21 +204,19 @@ def write_program(
     before = _Writer(prepared, builder, known, lead=2)
     handed = _handed(program, set(fixed))
     sequences = [before.value(i) for i in handed]
-    widths = [state.shape[1] for state in layer.initial_state(1)]
+    initial = list(layer.initial_state(1))
+    afresh = [None if spec.kept else first for spec, first in zip(program.states, initial, strict=True)]
 
-    def step(body: GraphBuilder, held: list[str], values: list[str]) -> tuple[list[str], list[str]]:
-        valid, *given = values
+    def step(body: GraphBuilder, held: list[str], given: list[str]) -> tuple[list[str], str]:
         names = dict(zip(handed, given, strict=True))
         names |= {i: held[node.attribute] for i, node in enumerate(nodes) if node.operation == "state"}
         writer = _Writer(prepared, body, names, lead=1)
-        batch = body.size(valid, 0)
-        after = [writer.rows(i, width, batch) for i, width in zip(program.next_states, widths, strict=True)]
-        kept = [body.op("Where", valid, new, old) for new, old in zip(after, held, strict=True)]
-        y = writer.rows(program.output, layer.output_size, batch)
-        return kept, [body.op("Where", valid, y, body.number(0.0))]
+        after = [
+            writer.rows(i, first.shape[1], signals.batch) for i, first in zip(program.next_states, initial, strict=True)
+        ]
+        return after, writer.rows(program.output, layer.output_size, signals.batch)
 
-    finals, (y,) = builder.loop(states, [signals.valid, *sequences], step)
-    return y, finals
+    return run_steps(builder, states, afresh, sequences, signals, step)
 
 
 def _handed(program: Program, fixed: set[int]) -> list[int]:
