@@ -13,7 +13,7 @@ from house import PACKAGE, needs_source_tree, python_files, syntax_tree
 # From the bottom to the top. Names on one line do not import one another.
 LAYERS = (
     ("errors",),
-    ("_engine", "data", "int8"),
+    ("_engine", "bfloat16", "data", "int8"),
     ("engine", "storage", "streams"),
     ("program",),
     ("cells",),
@@ -32,7 +32,7 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 TORCH = {"torch", "lightning", "torchmetrics"}
 # The parts that a deployed model runs without torch.
-WITHOUT_TORCH = ("errors", "engine", "int8", "storage", "streams", "program", "cells", "decode", "runtime")
+WITHOUT_TORCH = ("bfloat16", "errors", "engine", "int8", "storage", "streams", "program", "cells", "decode", "runtime")
 # `data` stands beside the others: it may be used from `runtime` upward and uses none of them.
 USES_NOTHING_BUT_ERRORS = ("data",)
 MAY_USE_DATA = RANK["runtime"]

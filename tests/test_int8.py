@@ -13,40 +13,29 @@ from torch import nn
 
 import recurra
 from recurra import _engine, int8
-from recurra.cells import Bias, Input, Recurrent, cell, layer_norm, names, tanh
-from recurra.checkpoint import read_weights, save_model, save_weights
+from recurra.checkpoint import read_weights, save_weights
 from recurra.cli import main
-from recurra.data import Vocabulary
 from recurra.errors import ArgumentError, BackendUnavailable, FormatError, RecurraError, ShapeError
-from recurra.nn.int8 import Int8Embedding, Int8Linear, Int8Recurrent
+from recurra.nn.small import FORMS, SmallEmbedding, SmallLinear, SmallRecurrent
 from recurra.program.matrices import product_matrices, product_parameters
 from recurra.quantisation import quantise
-from recurra.tasks import LanguageModel, load
+from recurra.tasks import load
+from small_weights import CELLS, WRAPPED, language_model, layer_of, residual, same_bits, save, sequence, wrapped
 
 SIZES = (1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129)
 SPECIAL = (0.0, -0.0, 1e-38, -1e-42, 3e38, np.inf, -np.inf, np.nan)
 
 
-@cell
-def residual(x, h, *, W=Input(), U=Recurrent(), b=Bias()):
-    """A user's own cell."""
-    return h + 0.5 * tanh(W @ x + U @ h + b)
-
-
-def linear(matrix: np.ndarray, bias: np.ndarray | None = None) -> Int8Linear:
+def linear(matrix: np.ndarray, bias: np.ndarray | None = None) -> SmallLinear:
     layer = nn.Linear(matrix.shape[1], matrix.shape[0], bias=bias is not None)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(matrix))
         if bias is not None:
             layer.bias.copy_(torch.from_numpy(bias))
-    return Int8Linear(layer)
+    return SmallLinear(layer, FORMS["int8"])
 
 
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and bool(np.all((a == b) | (np.isnan(a) & np.isnan(b))))
-
-
-def product_of_whole_numbers(layer: Int8Linear, x: np.ndarray) -> np.ndarray:
+def product_of_whole_numbers(layer: SmallLinear, x: np.ndarray) -> np.ndarray:
     """Row by row in int32, apart from recurra.int8."""
     y = np.empty((len(x), layer.weight.shape[0]), np.float32)
     for row, vector in zip(y, x, strict=True):
@@ -111,25 +100,11 @@ def test_rounding_is_to_the_nearest_step_of_each_row():
         int8.rounded(matrix)
 
 
-def layer_of(kind: object, inputs: int = 13, hidden: int = 24) -> recurra.nn.Recurrent:
-    torch.manual_seed(0)
-    program = recurra.cells.get(kind)  # type: ignore[arg-type]
-    return recurra.nn.Recurrent(kind, inputs, hidden, widths=dict.fromkeys(program.width_names, 8)).eval()  # type: ignore[arg-type]
-
-
-def sequence(layer: recurra.nn.Layer, batch: int = 5, time: int = 9) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    x = torch.randn(batch, time, layer.input_size, generator=torch.Generator().manual_seed(1))
-    return x, {"elapsed": torch.linspace(0, 1, batch * time).reshape(batch, time)} if layer.uses_elapsed else {}
-
-
-CELLS = [*names(), residual, layer_norm(recurra.cells.find("lstm"))]
-
-
 @pytest.mark.parametrize("kind", CELLS, ids=str)
 def test_every_cell_stays_near_its_float32_self_and_steps_as_it_scans(kind):
     layer = layer_of(kind)
     small = quantise(layer)
-    assert isinstance(small, Int8Recurrent)
+    assert isinstance(small, SmallRecurrent)
     x, rows = sequence(layer)
     y, state = small(x, **rows)
     wanted, _ = layer(x, **rows)
@@ -156,7 +131,7 @@ def test_the_program_says_which_matrices_are_int8():
     assert "W" not in product_parameters(recurra.cells.get("esn")), "a sparse matrix stays float32"
 
 
-def reference_gru(small: Int8Recurrent, x: np.ndarray) -> np.ndarray:
+def reference_gru(small: SmallRecurrent, x: np.ndarray) -> np.ndarray:
     """A GRU whose products are those of whole numbers in numpy; everything else is float64."""
     matrices = {n: int8.Int8Matrix(getattr(small, n).numpy(), getattr(small.int8_scales, n).numpy()) for n in "WU"}
     b, b_n = small.b.numpy().astype(np.float64), small.b_n.numpy().astype(np.float64)
@@ -218,29 +193,9 @@ def test_padding_is_not_read_and_nan_stays_in_its_row():
     assert torch.equal(y[[0, 1, 3, 4]], wanted[[0, 1, 3, 4]])
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda made: recurra.nn.Stack([made(13, 8), made(8, 8)]),
-        lambda made: recurra.nn.Bidirectional(made(13, 8), made(13, 8)),
-        lambda made: recurra.nn.Residual(made(13, 13)),
-        lambda made: recurra.nn.Last(made(13, 8)),
-        lambda made: recurra.nn.Dropout(made(13, 8), 0.5),
-        lambda made: recurra.nn.WeightDropout(made(13, 8), 0.5),
-        lambda made: recurra.nn.AttentionDecoder(made(21, 8), recurra.nn.AdditiveAttention(8, 6, 5)),
-        lambda made: recurra.nn.WindowAttention(13, 8, heads=2, window=4),
-        lambda made: recurra.nn.MatrixLSTM(13, 8, heads=2),
-        lambda made: recurra.nn.GatedDelta(13, 8, heads=2),
-        lambda made: recurra.nn.GatedLinearAttention(13, 8, heads=2),
-        lambda made: recurra.nn.SelectiveStateSpace(13, 8),
-    ],
-    ids=(
-        "stack bidirectional residual last dropout weight_dropout decoder window mlstm delta linear_attention selective"
-    ).split(),
-)
+@pytest.mark.parametrize("wrap", WRAPPED.values(), ids=WRAPPED)
 def test_layers_within_others(wrap, tmp_path):
-    torch.manual_seed(0)
-    layer = wrap(lambda inputs, hidden: recurra.nn.Recurrent("gru", inputs, hidden)).eval()
+    layer = wrapped(wrap)
     small = quantise(layer)
     x, _ = sequence(layer)
     y, _ = small(x)
@@ -287,7 +242,7 @@ def test_what_cannot_be_int8_is_refused():
     with pytest.raises(ShapeError, match="float32"):
         quantise(layer_of("gru").double())
     with pytest.raises(ArgumentError, match="cannot hold W as int8"):
-        Int8Recurrent(layer_of("antisymmetric_rnn"), {"W"})
+        SmallRecurrent(layer_of("antisymmetric_rnn"), FORMS["int8"], {"W"})
     small = quantise(layer_of("gru"))
     x, _ = sequence(small)
     for bad in (x[..., :-1], x.double(), x.numpy(), x[0]):
@@ -330,23 +285,11 @@ def test_the_engine_refuses_int8_where_it_cannot_multiply():
         run(infer, 4, [0, 0])
 
 
-def language_model(tied: bool, hidden: int = 24) -> LanguageModel:
-    torch.manual_seed(0)
-    vocabulary = Vocabulary.build(["the cat sat on the mat"], "char", size=None)
-    return LanguageModel.build(vocabulary, cell="gru", hidden=hidden, layers=2, embedding=16, tied=tied).eval()
-
-
-def save(model: LanguageModel, folder: Path) -> Path:
-    save_model(folder, model.task, model.to_spec())
-    save_weights(folder, model.state_dict(), {"step": "1"})
-    return folder
-
-
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_saved_int8_model_is_int8_in_memory_and_gives_the_same_bits(tied, tmp_path):
     model = language_model(tied)
     small = quantise(model)
-    assert isinstance(small.embedding, Int8Embedding)
+    assert isinstance(small.embedding, SmallEmbedding)
     opened = load(save(small, tmp_path / "small"))
     tokens = torch.randint(0, len(model.vocabulary), (3, 12))
     scores, _ = opened(tokens)
@@ -383,7 +326,7 @@ def test_the_runtime_equals_the_layer(kind, engine, tmp_path, monkeypatch):
     small = quantise(layer_of(kind))
     recurra.save_layer(small, tmp_path)
     opened = recurra.load_layer(tmp_path)
-    assert isinstance(opened, Int8Recurrent)
+    assert isinstance(opened, SmallRecurrent)
     if not engine:
         monkeypatch.setattr(recurra.engine, "_native", None)
         monkeypatch.setattr(recurra.runtime.kernel, "_said", {recurra.engine.missing()})
@@ -465,7 +408,7 @@ def test_export_writes_a_smaller_model_and_prints_what_changed(cli, tmp_path):
     assert (code, problems) == (0, "")
     for word in ("weights", "step", "loss", "nats/char", "run-int8"):
         assert word in printed
-    assert isinstance(load(tmp_path / "run-int8").embedding, Int8Embedding)
+    assert isinstance(load(tmp_path / "run-int8").embedding, SmallEmbedding)
     code, printed, _ = cli("evaluate", tmp_path / "run-int8", "--data", text)
     assert code == 0
     code, _, problems = cli("export", folder, "--int8", "--data", text)

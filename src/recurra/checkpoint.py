@@ -14,7 +14,7 @@ from recurra.errors import FormatError, RecurraError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Layer
 from recurra.nn.streaming import checksum
-from recurra.quantisation import check_int8, quantise, scales_name
+from recurra.quantisation import Found, find_small, quantise
 from recurra.storage import CHECKSUM, NOTES, notes_of, read_weights_file
 from recurra.storage import MODEL_FILE as MODEL_FILE
 from recurra.storage import WEIGHTS_FILE as WEIGHTS_FILE
@@ -117,27 +117,30 @@ def restored(build: Callable[[], _Module], weights: Mapping[str, torch.Tensor], 
     """What `build` makes, with these weights, in their dtype. It is built only once it is known that they fit.
 
     Raises:
-        FormatError: they are not this model's: names or shapes differ, or some are int8 and the model's are not.
+        FormatError: they are not this model's: names or shapes differ, or some are int8 or bfloat16 beside float32 and
+            the model's cannot be.
     """
-    chosen = check_int8(weights, source=source)
-    scales = {scales_name(name) for name in chosen}
-    floats = {name: value for name, value in weights.items() if name not in scales}
-    _check_shapes(outlined(build, source=source), floats, set(chosen), source)
-    floating = next((w.dtype for w in weights.values() if w.is_floating_point()), None)
+    small = find_small(weights, source=source)
+    _check_shapes(outlined(build, source=source), weights, small, source)
+    held = frozenset[str]() if small is None else small.names
+    floating = next((w.dtype for n, w in weights.items() if w.is_floating_point() and n not in held), None)
     model = build()
     model = model if floating is None else model.to(floating)
-    if chosen:
+    if small is not None:
         try:
-            model = quantise(model, chosen)
+            model = quantise(model, small.names, weights=small.form)
         except RecurraError as error:
-            raise FormatError(f"the int8 weights in {source!r} do not fit its model: {error}") from None
+            raise FormatError(f"the {small.form} weights in {source!r} do not fit its model: {error}") from None
     model.load_state_dict(weights)
     return model
 
 
-def _check_shapes(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], int8: set[str], source: str) -> None:
+def _check_shapes(
+    model: torch.nn.Module, weights: Mapping[str, torch.Tensor], small: Found | None, source: str
+) -> None:
+    names, beside = (small.names, small.beside) if small is not None else ((), ())
     wanted = {name: _shape(tensor) for name, tensor in model.state_dict().items()}
-    got = {n: tuple(tensor.shape) if n in int8 else _shape(tensor) for n, tensor in weights.items()}
+    got = {n: tuple(w.shape) if n in names else _shape(w) for n, w in weights.items() if n not in beside}
     for name in sorted(wanted.keys() | got.keys()):
         if wanted.get(name) != got.get(name):
             raise FormatError(

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 import recurra
+from recurra.bfloat16 import BFLOAT16
 from recurra.errors import ArgumentError, FormatError
 
 FORMAT = "recurra model"
@@ -103,7 +104,7 @@ class Weights(NamedTuple):
     """What a file of weights holds."""
 
     arrays: dict[str, np.ndarray]
-    """By name; what numpy has no type for (bfloat16) as float32."""
+    """By name; bfloat16 as `recurra.bfloat16.BFLOAT16`."""
     about: dict[str, str]
     """What was kept with them."""
     checksum: str
@@ -114,7 +115,7 @@ _DTYPES = {
     "F64": ("float64", np.float64),
     "F32": ("float32", np.float32),
     "F16": ("float16", np.float16),
-    "BF16": ("bfloat16", np.uint16),
+    "BF16": ("bfloat16", BFLOAT16),
     "I64": ("int64", np.int64),
     "I32": ("int32", np.int32),
     "I16": ("int16", np.int16),
@@ -146,8 +147,7 @@ def read_arrays(folder: Path) -> Weights:
         data = bytes(tensor["data"])
         shape = tuple(tensor["shape"])
         described.append((name, label, shape, data))
-        values = np.frombuffer(data, dtype).reshape(shape)
-        arrays[name] = (values.astype(np.uint32) << 16).view(np.float32) if label == "bfloat16" else values
+        arrays[name] = np.frombuffer(data, dtype).reshape(shape)
     about = notes_of(content)
     checksum = checksum_of(described)
     if about.pop(CHECKSUM, None) != checksum:

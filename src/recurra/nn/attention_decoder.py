@@ -10,10 +10,10 @@ from torch import Tensor
 from recurra.errors import ArgumentError, ShapeError
 from recurra.nn import checks
 from recurra.nn.attention import AttendedMemory, Attention, is_attention
-from recurra.nn.int8 import float_like
 from recurra.nn.layer import Layer, State
 from recurra.nn.plain import linear
 from recurra.nn.sequence import valid_steps
+from recurra.nn.small import float_like
 from recurra.nn.state import build_like, restart, state_type
 
 _MEMORY = ("keys", "values", "valid")

@@ -98,5 +98,5 @@ for _names in (("h",), ("h", "c"), ("forward", "backward"), ("layer", "last"), (
 
 def like_of(module: nn.Module) -> Tensor:
     """A tensor of the dtype and device that a module computes in: its first parameter, or float where weights are
-    int8."""
+    int8 or bfloat16."""
     return next(t for t in itertools.chain(module.parameters(), module.buffers()) if t.is_floating_point())

@@ -76,8 +76,10 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
     target = Path(path)
     layers = parts.layers
     around = [weight for weight in (parts.embedding, *(head for head, _ in parts.heads)) if weight is not None]
-    if any(value.dtype is torch.int8 for value in (*layers.buffers(), *around)):
-        raise ArgumentError("the model has int8 weights", expected="float32 or float64", advice="Export that model")
+    kinds = {value.dtype for value in (*layers.buffers(), *around)} & {torch.int8, torch.bfloat16}
+    if kinds:
+        kind = str(kinds.pop()).removeprefix("torch.")
+        raise ArgumentError(f"the model has {kind} weights", expected="float32 or float64", advice="Export that model")
     modes = [(module, module.training) for module in layers.modules()]
     layers.eval()
     try:

@@ -1,4 +1,4 @@
-"""Scans and products with int8 matrices, on the engine. There is no gradient, and nothing that torch traces."""
+"""Scans and products with int8 or bfloat16 matrices, on the engine: no gradient, and nothing that torch traces."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from recurra.ops.tracing import dispatch_modes, is_watched, tracing_state
 from recurra.program import Program
 
 
-class Int8Scan:
-    """A program with core parameters that never change: int8 where there are scales, one for each row, else float32.
+class SmallScan:
+    """A program with core parameters that never change: int8 where there are scales, one for each row, else bfloat16 or
+    float32.
 
     Raises (in calls):
         ArgumentError: a gradient is wanted, or torch traces the call.
@@ -28,7 +29,7 @@ class Int8Scan:
 
     def __init__(self, program: Program, core: Sequence[Tensor], scales: Sequence[Tensor | None]) -> None:
         self._program = program
-        self._core = [p.contiguous() for p in core]
+        self._core = [p.float().contiguous() if p.dtype is torch.bfloat16 else p.contiguous() for p in core]
         self._scales = scales
         self._quick: _Step | None = None
 
@@ -125,17 +126,19 @@ def _is_plain(value: Tensor, batch: int, columns: int) -> bool:
 def _check_possible(given: Sequence[Tensor | None]) -> None:
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
         raise ArgumentError(
-            "a gradient is wanted through int8 weights",
+            "a gradient is wanted through int8 or bfloat16 weights",
             expected="inference, under torch.no_grad()",
             advice="Train the float32 model, and quantise it afterwards",
         )
     if torch.compiler.is_compiling() or is_watched(given) or transform_reason():
         raise ArgumentError(
-            "torch traces or transforms a layer with int8 weights",
+            "torch traces or transforms a layer with int8 or bfloat16 weights",
             expected="a plain call",
             advice="Compile or export the float32 model",
         )
     if engine.missing():
-        raise BackendUnavailable(f"int8 weights need the engine, but {engine.missing()}")
+        raise BackendUnavailable(f"int8 and bfloat16 weights need the engine, but {engine.missing()}")
     if Choice.name == "reference":
-        raise BackendUnavailable("int8 weights run on the engine, but recurra.ops.backend('reference') is in force")
+        raise BackendUnavailable(
+            "int8 and bfloat16 weights run on the engine, but recurra.ops.backend('reference') is in force"
+        )

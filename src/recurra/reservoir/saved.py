@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from recurra.checkpoint import read_model, read_weights, restored, save_model, save_weights
-from recurra.errors import FormatError
+from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.reservoir.classifier import EchoStateClassifier
 from recurra.reservoir.draw import Reservoir
@@ -65,7 +65,7 @@ def load(path: str | Folder) -> EchoStateNetwork | EchoStateClassifier:
     tensors, _ = read_weights(folder)
     try:
         return _restored(KINDS[task], model, tensors, str(folder))
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (KeyError, TypeError, RuntimeError, ArgumentError) as error:
         raise FormatError(f"{str(folder)!r} is damaged ({type(error).__name__}: {error})") from None
 
 

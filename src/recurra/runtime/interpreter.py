@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from recurra.int8 import Int8Matrix, rounded
+from recurra import bfloat16, int8
+from recurra.bfloat16 import BFLOAT16
+from recurra.int8 import Int8Matrix
 from recurra.int8 import product_by_heads as int8_product
 from recurra.program import Program
 from recurra.program.graph import PRODUCTS, Node, ancestors, descendants
@@ -18,12 +20,22 @@ from recurra.runtime.rows import Rows
 
 Values = dict[int, Any]
 Matrix = np.ndarray | Int8Matrix
+"""Of float32, float64 or `BFLOAT16`; or int8."""
 _REDUCTIONS = {"sum": np.sum, "max": np.max, "min": np.min}
 
 
 def shape_of(matrix: Matrix) -> tuple[int, ...]:
-    """The shape of a matrix in either form."""
+    """The shape of a matrix in any form."""
     return matrix.values.shape if isinstance(matrix, Int8Matrix) else matrix.shape
+
+
+def dtype_of(parameters: Sequence[Matrix]) -> np.dtype:
+    """What a product with these is computed in."""
+    return next((p.dtype for p in parameters if not _is_small(p)), np.dtype(np.float32))  # type: ignore[union-attr]
+
+
+def _is_small(matrix: Matrix) -> bool:
+    return isinstance(matrix, Int8Matrix) or matrix.dtype == BFLOAT16
 
 
 def _evaluate(program: Program, node: Node, inputs: list[Any], dtype: Any) -> Any:
@@ -94,13 +106,16 @@ def core_values(program: Program, parameters: Sequence[np.ndarray], sizes: Mappi
     return [np.ascontiguousarray(values[i]) for i in program.core_parameters]
 
 
-def int8_core(program: Program, parameters: Sequence[Matrix], sizes: Mapping[str, int]) -> list[Matrix]:
-    """`core_values` where parameters may be int8: then what is computed from others and stands in products is, too."""
-    if not any(isinstance(p, Int8Matrix) for p in parameters):
-        return list(core_values(program, [p for p in parameters if not isinstance(p, Int8Matrix)], sizes))
-    # of those that are int8, computed values read no more than the shape
+def small_core(program: Program, parameters: Sequence[Matrix], sizes: Mapping[str, int]) -> list[Matrix]:
+    """`core_values` where parameters may be int8, or bfloat16: then what is computed from others and stands in products
+    is, too."""
+    small = next((p for p in parameters if _is_small(p)), None)
+    if small is None:
+        return list(core_values(program, cast(Sequence[np.ndarray], parameters), sizes))
+    rounded = int8.rounded if isinstance(small, Int8Matrix) else bfloat16.rounded
+    # of those that are small, computed values read no more than the shape
     nothing = np.zeros((), np.float32)
-    floats = [np.broadcast_to(nothing, p.values.shape) if isinstance(p, Int8Matrix) else p for p in parameters]
+    floats = [np.broadcast_to(nothing, shape_of(p)) if _is_small(p) else cast(np.ndarray, p) for p in parameters]
     core: list[Matrix] = []
     computed = core_values(program, floats, sizes)
     for number, rounds, value in zip(program.core_parameters, product_matrices(program), computed, strict=True):
@@ -117,7 +132,8 @@ class Interpreter:
 
     def __init__(self, program: Program, core: Sequence[Matrix], sizes: Mapping[str, int]) -> None:
         self.program = program
-        self.dtype = next((p.dtype for p in core if not isinstance(p, Int8Matrix)), np.dtype(np.float32))
+        self.dtype = dtype_of(core)
+        core = [p if isinstance(p, Int8Matrix) else bfloat16.widened(p) for p in core]
         self.output_columns = program.output_width.size(sizes)
         fixed: Values = dict(zip(program.core_parameters, core, strict=True)) | _constants(program, sizes, self.dtype)
         known = set(fixed)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from recurra import engine
+from recurra.bfloat16 import widened
 from recurra.errors import ArgumentError, RecurraBackendWarning, ShapeError
 from recurra.int8 import Int8Matrix
 from recurra.program import Program
 from recurra.program.compile import compile_plan
-from recurra.runtime.interpreter import Interpreter, Matrix, int8_core
+from recurra.runtime.interpreter import Interpreter, Matrix, dtype_of, small_core
 from recurra.runtime.rows import Rows
 
 _EVERY_ROW = Rows()
@@ -52,7 +53,7 @@ class Kernel:
     Args:
         sizes: of every named width.
         parameters: in the program's order, float32 or float64, all alike, of the shapes that the sizes give. Matrices
-            that stand in products only may be int8, the others being float32.
+            that stand in products only may be int8 or bfloat16, the others being float32.
     """
 
     def __init__(self, program: Program, sizes: Mapping[str, int], parameters: Sequence[Matrix]) -> None:
@@ -60,8 +61,8 @@ class Kernel:
         self.columns = tuple(spec.columns(sizes) for spec in program.states)
         self.output_columns = program.output_width.size(sizes)
         self.input_columns = sizes["input"]
-        self.dtype = next((p.dtype for p in parameters if not isinstance(p, Int8Matrix)), np.dtype(np.float32))
-        core = int8_core(program, parameters, sizes)
+        self.dtype = dtype_of(parameters)
+        core = small_core(program, parameters, sizes)
         reason = engine.missing()
         self.frozen: Any = None
         if reason:
@@ -72,7 +73,7 @@ class Kernel:
             plan = engine.plan(
                 (program.json, "infer", tuple(sorted(known.items()))), lambda: compile_plan(program, known, "infer")
             )
-            values = [p.values if isinstance(p, Int8Matrix) else p for p in core]
+            values = [p.values if isinstance(p, Int8Matrix) else widened(p) for p in core]
             scales = [p.scales if isinstance(p, Int8Matrix) else None for p in core]
             whole = not any(scale is not None for scale in scales)
             self.frozen = engine.frozen(plan, self.dtype.itemsize, values, None if whole else scales)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from recurra.bfloat16 import widened
 from recurra.int8 import Int8Matrix
 from recurra.program.matrices import projection as linear_program
-from recurra.runtime.interpreter import Matrix, shape_of
+from recurra.runtime.interpreter import Matrix, dtype_of, shape_of
 from recurra.runtime.layer import Layer
 from recurra.runtime.recurrent import Recurrent
 from recurra.runtime.rows import Rows
@@ -14,7 +15,8 @@ from recurra.runtime.state import State
 
 
 def projection(weight: Matrix, bias: np.ndarray | None = None) -> Recurrent:
-    """y = W x + b: weight (output, input), bias (output,), of one dtype, or the weight int8. It has no state."""
+    """y = W x + b: weight (output, input), bias (output,), of one dtype, or the weight int8 or bfloat16. It has no
+    state."""
     output, columns = shape_of(weight)
     sizes = {"input": columns, "hidden": 1, "output": output}
     return Recurrent(linear_program(bias=bias is not None), sizes, [weight] if bias is None else [weight, bias])
@@ -27,7 +29,7 @@ class Embedding(Layer):
         self.weight = weight
         self.tokens, self.output_size = shape_of(weight)
         self.input_size = 1
-        self.dtype = np.dtype(np.float32) if isinstance(weight, Int8Matrix) else weight.dtype
+        self.dtype = dtype_of([weight])
 
     def initial_state(self, batch: int) -> State:
         return ()
@@ -41,4 +43,4 @@ class Embedding(Layer):
     def _vectors(self, tokens: np.ndarray) -> np.ndarray:
         if isinstance(self.weight, Int8Matrix):
             return self.weight.values[tokens].astype(np.float32) * self.weight.scales[tokens][..., None]
-        return self.weight[tokens]
+        return widened(self.weight[tokens])

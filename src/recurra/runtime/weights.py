@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from recurra import bfloat16
+from recurra.bfloat16 import BFLOAT16, widened
 from recurra.errors import FormatError
 from recurra.int8 import SCALES, Int8Matrix, check, product
 
@@ -14,6 +16,8 @@ class Weights:
     """Arrays by name, and below a prefix those of a part of the model. All floating-point ones become one dtype."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        if {np.dtype(np.int8), BFLOAT16}.issubset(array.dtype for array in arrays.values()):
+            raise FormatError("the weights are int8 and bfloat16", expected="one of the two beside float32")
         floats = [array for array in arrays.values() if array.dtype.kind == "f"]
         double = any(array.dtype == np.float64 for array in floats)
         self.dtype = np.dtype(np.float64 if double else np.float32)
@@ -35,21 +39,35 @@ class Weights:
         if array is None or array.shape != shape:
             got = "nothing" if array is None else array.shape
             raise FormatError(f"the weights do not fit the model: {full}", got=got, expected=f"shape {shape}")
+        if array.dtype == BFLOAT16:
+            if f"{self._prefix}{bfloat16.BESIDE}" in self._arrays:
+                raise FormatError(f"the bfloat16 weights {full}", expected="float32: products alone do not read them")
+            array = widened(array)
         if array.dtype.kind != "f":
             raise FormatError(f"the weights {full} are of {array.dtype}; expected floating-point numbers")
         self._used.add(full)
         return np.ascontiguousarray(array, dtype=self.dtype)
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> np.ndarray | Int8Matrix:
-        """The same for a matrix of products, which may be int8. Raises FormatError, also for bad scales."""
-        full, scales = self._prefix + name, f"{self._prefix}{SCALES}.{name}"
+        """The same for a matrix of products, which may be int8 or `BFLOAT16`. Raises FormatError, also for bad scales
+        and for numbers of these that are not finite."""
+        full = self._prefix + name
         array = self._arrays.get(full)
-        if array is None or array.dtype != np.int8:
+        if array is not None and array.dtype == np.int8:
+            scales = f"{self._prefix}{SCALES}.{name}"
+            self._take_small(full, scales)
+            return check(full, array, self._arrays.get(scales), shape)
+        beside = f"{self._prefix}{bfloat16.BESIDE}"
+        if array is None or array.dtype != BFLOAT16 or array.shape != shape or beside not in self._arrays:
             return self.take(name, shape)
+        self._take_small(full, beside)
+        bfloat16.check(full, array, self._arrays[beside])
+        return array
+
+    def _take_small(self, full: str, beside: str) -> None:
         if self.dtype != np.float32:
-            raise FormatError(f"the int8 weights {full} stand beside weights of {self.dtype}", expected="float32")
-        self._used.update((full, scales))
-        return check(full, array, self._arrays.get(scales), shape)
+            raise FormatError(f"{full} stands beside weights of {self.dtype}", expected="float32 beside small weights")
+        self._used.update((full, beside))
 
     def all_used(self) -> None:
         """Raises FormatError for weights that nothing has taken."""
@@ -62,7 +80,9 @@ class Linear:
     """y = W x + b, in numpy; b may be missing."""
 
     def __init__(self, weights: Weights, input_size: int, output_size: int, *, bias: bool = True) -> None:
-        self.weight = weights.matrix("weight", (output_size, input_size))
+        weight = weights.matrix("weight", (output_size, input_size))
+        # numpy multiplies by float32 only
+        self.weight = weight if isinstance(weight, Int8Matrix) else widened(weight)
         self.bias = weights.take("bias", (output_size,)) if bias else None
 
     def scale(self, factor: float) -> None:

@@ -21,8 +21,8 @@ from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Dropout, Layer, Recurrent, Stack
 from recurra.nn.dropout import drop
-from recurra.nn.int8 import Int8Embedding, Int8Linear, Int8Matrix
 from recurra.nn.layer import State
+from recurra.nn.small import SmallEmbedding, SmallLinear, SmallMatrix
 from recurra.nn.streaming import Carried
 from recurra.onnx import Parts
 from recurra.runtime.language_model import continued
@@ -88,13 +88,13 @@ class LanguageModel(nn.Module):
             )
         embedding_size = layers.input_size
         self.vocabulary = vocabulary
-        self.embedding: nn.Embedding | Int8Embedding = nn.Embedding(len(vocabulary), embedding_size)
+        self.embedding: nn.Embedding | SmallEmbedding = nn.Embedding(len(vocabulary), embedding_size)
         self.layers = layers
         self.dropout = dropout
         self.tied = tied
         sizes = (layers.output_size, embedding_size)
-        self.projection: nn.Linear | Int8Linear | None = None
-        self.softmax: nn.Linear | Int8Linear | None = None
+        self.projection: nn.Linear | SmallLinear | None = None
+        self.softmax: nn.Linear | SmallLinear | None = None
         if not tied:
             self.softmax = nn.Linear(layers.output_size, len(vocabulary), bias=False)
         elif sizes[0] != sizes[1]:
@@ -170,7 +170,7 @@ class LanguageModel(nn.Module):
         if self.projection is not None:
             features = self.projection(features)
         above = self.embedding if self.softmax is None else self.softmax
-        if isinstance(above, Int8Matrix):
+        if isinstance(above, SmallMatrix):
             return above.multiply(features, self.bias)
         return F.linear(features, above.weight, self.bias)
 

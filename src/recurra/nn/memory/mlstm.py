@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recurra.nn.int8 import linear_scaled
 from recurra.nn.memory.chunks import Borders, Memory, decays
 from recurra.nn.plain import Parts, by_heads, check_choice, check_heads, linear
+from recurra.nn.small import linear_scaled
 
 
 @final
