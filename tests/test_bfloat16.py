@@ -318,7 +318,7 @@ def spoilt(tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object]) 
         (lambda w: w[U][1, :1].fill_(torch.inf), "NaN or infinity"),
         (lambda w: w.update({MARK: torch.zeros(1)}), "float32 of shape"),
         (lambda w: w.update({MARK: w[MARK].double()}), "float32"),
-        (lambda w: w.update({MARK: w[MARK].bfloat16()}), "float32"),
+        (lambda w: w.update({MARK: w[MARK].bfloat16()}), "float32|a matrix"),
         (lambda w: w.update({U: w[U][:, :-1].contiguous()}), "do not fit its model"),
         (lambda w: w.update({U: w[U][0]}), "a matrix"),
         (lambda w: w.update({U: w[U].to(torch.int16)}), "do not fit its model"),

@@ -109,7 +109,7 @@ def find_small(weights: Mapping[str, Tensor], *, source: str) -> Found | None:
         raise FormatError(f"the weights in {source!r} are int8 and bfloat16", expected="one of the two beside float32")
     form, beside_name = ("int8", _scales_name) if eights else ("bfloat16", _mark_name)
     names = frozenset(eights or halves)
-    for name in names:
+    for name in sorted(names):
         _check(form, f"{name} in {source!r}", weights[name], weights.get(beside_name(name)))
     return Found(form, names, frozenset(map(beside_name, names))) if names else None
 
