@@ -58,8 +58,40 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-def test_mutated_files_are_refused_or_run():
-    model, given = hostile()
+def looping() -> tuple[Any, Arrays]:
+    """A small model of a Scan with a state, a matrix from outside, axes, and a Scan in its body."""
+    infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "hxaygzbw"}
+    inner = helper.make_graph(
+        [helper.make_node("Add", ["g", "z"], ["b"]), helper.make_node("Neg", ["b"], ["w"])],
+        "inner", [infos["g"], infos["z"]], [infos["b"], infos["w"]],
+    )  # fmt: skip
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["h", "R"], ["product"]),
+            helper.make_node("Add", ["product", "x"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["a"]),
+            helper.make_node("ReduceSum", ["a", "axis"], ["total"], keepdims=0),
+            helper.make_node("Transpose", ["a"], ["turned"], perm=[1, 0]),
+            helper.make_node("Scan", ["total", "turned"], ["last", "y"], body=inner, num_scan_inputs=1),
+        ],
+        "body", [infos["h"], infos["x"]], [infos["a"], infos["y"]],
+    )  # fmt: skip
+    node = helper.make_node(
+        "Scan", ["h0", "xs"], ["last", "ys"], body=body, num_scan_inputs=1, scan_input_axes=[1], scan_output_axes=[1],
+        scan_input_directions=[1], scan_output_directions=[0],
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    weights = {"R": rng.normal(size=(HIDDEN, HIDDEN)).astype(np.float32), "axis": np.array([1])}
+    given = {"h0": np.zeros((BATCH, HIDDEN), np.float32), "xs": np.ones((BATCH, TIME, HIDDEN), np.float32)}
+    return model_of([node], given, ["last", "ys"], weights), given
+
+
+HOSTILE = {"recurrent nodes": hostile, "loops": looping}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_mutated_files_are_refused_or_run(name: str):
+    model, given = HOSTILE[name]()
     content = model.SerializeToString()
     recurra.onnx.run(content, given)
     rng = random.Random(0)

@@ -210,7 +210,9 @@ def test_inputs_that_do_not_fit_are_named():
 def test_operators_that_are_not_run_are_named():
     given = {"x": np.zeros((2, 2), np.float32)}
     model = model_of([helper.make_node("Einsum", ["x"], ["y"], equation="ij->ji")], given, ["y"])
-    with pytest.raises(FormatError, match=r"node 'y' \(Einsum\) is not run here: expected RNN, GRU, LSTM, or a plain"):
+    with pytest.raises(
+        FormatError, match=r"node 'y' \(Einsum\) is not run here: expected RNN, GRU, LSTM, Scan, or a plain"
+    ):
         recurra.onnx.run(model, given)
 
 

@@ -14,6 +14,7 @@ from onnx.backend.base import Backend, BackendRep
 
 from recurra.errors import RecurraError
 from recurra.onnx.files import read_source
+from recurra.onnx.graph_runner import SCAN
 from recurra.onnx.plain_operators import PLAIN
 from recurra.onnx.recurrent_nodes import RECURRENT
 from recurra.onnx.running import Prepared
@@ -75,5 +76,5 @@ class RecurraBackend(Backend):
         return device == "CPU"
 
 
-OPERATORS = (*RECURRENT, *PLAIN)
+OPERATORS = (*RECURRENT, SCAN, *PLAIN)
 """Every operator that is run here."""

@@ -145,8 +145,9 @@ def _external_data(tensor: Any, folder: Path | None, wanted: int) -> bytes:
         return file.read(length)
 
 
-def attributes_of(node: Any, folder: Path | None) -> dict[str, Any]:
-    """The attributes of a node as plain values; a tensor as an array."""
+def attributes_of(node: Any, folder: Path | None, *, graph: str = "") -> dict[str, Any]:
+    """The attributes of a node as plain values; a tensor as an array. `graph` names the one that may hold a graph,
+    which is given as it is."""
     kinds = require("onnx").AttributeProto
     plain = {
         kinds.FLOAT: "f", kinds.INT: "i", kinds.STRING: "s",
@@ -156,15 +157,19 @@ def attributes_of(node: Any, folder: Path | None) -> dict[str, Any]:
     for one in node.attribute:
         if one.ref_attr_name or one.name in found:
             raise FormatError(f"the attribute '{one.name}' of {describe(node)}", expected="a value, and only one")
-        if one.type == kinds.TENSOR:
+        if one.type == kinds.GRAPH and one.name == graph:
+            if one.g.sparse_initializer:
+                raise FormatError(f"the body of {describe(node)} has sparse weights", expected="none")
+            found[one.name] = one.g
+        elif one.type == kinds.TENSOR and one.name != graph:
             found[one.name] = array_of(one.t, folder)
-        elif one.type in plain:
+        elif one.type in plain and one.name != graph:
             value = getattr(one, plain[one.type])
             found[one.name] = value if isinstance(value, int | float | bytes) else list(value)
         else:
             raise FormatError(
                 f"the attribute '{one.name}' of {describe(node)} has type {one.type}",
-                expected="numbers, text or a tensor: control flow is not run",
+                expected="numbers, text, a tensor, or the body of a Scan: no other control flow is run",
             )
     return found
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
+from math import log, prod
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-from recurra.nn import GatedDelta, GatedLinearAttention, Layer, MatrixLSTM, SelectiveStateSpace, WindowAttention
+from recurra.nn import GatedDelta, GatedLinearAttention, MatrixLSTM, SelectiveStateSpace, WindowAttention
 from recurra.nn.memory.linear_attention import TEMPERATURE
 from recurra.onnx.graph_builder import GraphBuilder
 from recurra.onnx.program_graph import Signals, Step, run_steps
 
 Result = tuple[str, tuple[str, ...]]
+_Memory = MatrixLSTM | GatedDelta | GatedLinearAttention | SelectiveStateSpace | WindowAttention
 
 
 def _linear(builder: GraphBuilder, x: str, module: nn.Linear, scale: float = 1.0) -> str:
@@ -61,7 +62,7 @@ def _root_mean_square(builder: GraphBuilder, x: str, norm: nn.RMSNorm, heads: in
 
 def _scan(
     builder: GraphBuilder,
-    layer: Layer,
+    layer: _Memory,
     state: Sequence[str],
     shapes: Sequence[tuple[int, ...]],
     sequences: Sequence[tuple[str, tuple[int, ...]]],
@@ -75,7 +76,9 @@ def _scan(
         parts = [body.reshape(one, 0, *shape) for one, shape in zip(held, shapes, strict=True)]
         shaped = [body.reshape(one, 0, *shape) for one, (_, shape) in zip(given, sequences, strict=True)]
         after, out = step(body, parts, shaped)
-        return [body.reshape(one, 0, -1) for one in after], body.reshape(out, 0, -1)
+        # sizes are named, for they do not follow from a batch of no rows
+        flattened = [body.reshape(one, 0, prod(shape)) for one, shape in zip(after, shapes, strict=True)]
+        return flattened, body.reshape(out, 0, layer.hidden_size)
 
     y, after = run_steps(builder, state, layer.initial_state(1), [name for name, _ in sequences], signals, flat)
     return y, tuple(after)

@@ -6,8 +6,7 @@ it makes before it makes it, where that may be larger than what it reads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -15,63 +14,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recurra.errors import ArgumentError, FormatError
+from recurra.errors import FormatError
+from recurra.onnx.operator_inputs import Attributes, Limits, Operator, axes_of, present, whole
 from recurra.onnx.packages import require
+from recurra.onnx.sequence_operators import SEQUENCE
 from recurra.program.operations import TABLE
 
 Array = NDArray[Any]
-Attributes = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The version of the operator set, and the largest array that may be made."""
-
-    opset: int
-    most_bytes: int
-
-    def check(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
-        """Raises ArgumentError for an array that would be too large."""
-        if prod(int(size) for size in shape) * dtype.itemsize > self.most_bytes:
-            raise ArgumentError(
-                f"a value of shape {tuple(map(int, shape))} takes more than {self.most_bytes} bytes",
-                expected="less",
-                advice="Where the model is yours and meant, pass a larger most_bytes",
-            )
-
-
-Operator = Callable[[Sequence[Array | None], Attributes, Limits], Sequence[Array]]
-
-
-def _whole(value: Array | None, default: Sequence[int] | None = None) -> list[int]:
-    """A list of whole numbers, such as axes, out of an input."""
-    if value is None and default is not None:
-        return list(default)
-    if value is None or value.dtype.kind not in "iu" or value.ndim > 1:
-        raise FormatError("an input that gives sizes, places or axes", expected="whole numbers")
-    return [int(one) for one in np.atleast_1d(value)]
-
-
-def _axes(inputs: Sequence[Array | None], attributes: Attributes) -> list[int] | None:
-    """Axes from the second input, or, in older versions, from an attribute."""
-    if len(inputs) > 1 and inputs[1] is not None:
-        return _whole(inputs[1])
-    return attributes.get("axes")
-
-
-def _present(inputs: Sequence[Array | None]) -> list[Array]:
-    """All inputs, none of them left out."""
-    given = [one for one in inputs if one is not None]
-    if len(given) != len(inputs) or not given:
-        raise FormatError(f"{len(given)} of {len(inputs)} inputs", expected="all of them")
-    return given
 
 
 def _pointwise(function: Callable[..., Any], count: int | None = None, bounded: bool = True) -> Operator:
     """An operator on inputs of shapes that broadcast."""
 
     def run(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-        given = _present(inputs)
+        given = present(inputs)
         if count is not None and len(given) != count:
             raise FormatError(f"{len(given)} inputs", expected=str(count))
         if bounded and len(given) > 1:
@@ -95,9 +51,20 @@ def _divide(a: Array, b: Array) -> Array:
     return np.where((a < 0) == (b < 0), a // b, -(-a // b)).astype(a.dtype) if a.dtype.kind == "i" else a // b
 
 
+def _mod(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
+    function = np.fmod if attributes.get("fmod", 0) else np.mod
+
+    def rest(a: Array, b: Array) -> Array:
+        if b.dtype.kind != "f" and not b.all():
+            raise FormatError("a rest of a division by zero", expected="none")
+        return function(a, b)
+
+    return _pointwise(_typed(rest), 2)(inputs, attributes, limits)
+
+
 def _softmax(logarithm: bool) -> Operator:
     def run(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-        (x,) = _present(inputs)
+        (x,) = present(inputs)
         axis = attributes.get("axis", -1 if limits.opset >= 13 else 1)
         shaped = x
         if limits.opset < 13:
@@ -112,7 +79,7 @@ def _softmax(logarithm: bool) -> Operator:
 
 
 def _matmul(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    a, b = _present(inputs)
+    a, b = present(inputs)
     lead = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     limits.check((*lead, *a.shape[-2:-1], *b.shape[-1:]), np.result_type(a, b))
     return [np.asarray(a @ b)]
@@ -120,7 +87,7 @@ def _matmul(inputs: Sequence[Array | None], attributes: Attributes, limits: Limi
 
 def _gemm(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
     a, b, c = (*inputs, None)[:3]
-    a, b = _present([a, b])
+    a, b = present([a, b])
     if a.ndim != 2 or b.ndim != 2:
         raise FormatError(f"Gemm got shapes {a.shape} and {b.shape}", expected="two matrices")
     a, b = a.T if attributes.get("transA", 0) else a, b.T if attributes.get("transB", 0) else b
@@ -132,7 +99,7 @@ def _gemm(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits
 
 
 def _cast(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,) = _present(inputs)
+    (x,) = present(inputs)
     kinds = require("onnx").TensorProto
     names = ("FLOAT", "DOUBLE", "FLOAT16", "BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32")
     dtypes = {getattr(kinds, name): name.lower().replace("double", "float64") for name in (*names, "UINT64")}
@@ -145,43 +112,43 @@ def _cast(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits
 
 
 def _concat(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    given = _present(inputs)
+    given = present(inputs)
     limits.check((sum(one.size for one in given),), np.result_type(*given))
     return [np.concatenate(given, axis=attributes["axis"])]
 
 
 def _reshape(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    x, shape = _present(inputs)
-    sizes = _whole(shape)
+    x, shape = present(inputs)
+    sizes = whole(shape)
     if not attributes.get("allowzero", 0):
         sizes = [x.shape[k] if size == 0 else size for k, size in enumerate(sizes)]
     return [x.reshape(sizes)]
 
 
 def _flatten(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,) = _present(inputs)
+    (x,) = present(inputs)
     axis = attributes.get("axis", 1)
     axis = axis + x.ndim if axis < 0 else axis
     return [x.reshape(prod(x.shape[:axis]), prod(x.shape[axis:]))]
 
 
 def _transpose(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,) = _present(inputs)
+    (x,) = present(inputs)
     return [x.transpose(attributes.get("perm"))]
 
 
 def _squeeze(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,), axes = _present(inputs[:1]), _axes(inputs, attributes)
+    (x,), axes = present(inputs[:1]), axes_of(inputs, attributes)
     return [np.squeeze(x, None if axes is None else tuple(axes))]
 
 
 def _unsqueeze(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,), axes = _present(inputs[:1]), _axes(inputs, attributes)
+    (x,), axes = present(inputs[:1]), axes_of(inputs, attributes)
     return [np.expand_dims(x, tuple(axes or ()))]
 
 
 def _gather(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    x, places = _present(inputs)
+    x, places = present(inputs)
     axis = attributes.get("axis", 0)
     if not -x.ndim <= axis < x.ndim or places.dtype.kind not in "iu":
         raise FormatError(f"Gather along axis {axis} of shape {x.shape}", expected="an axis of it, and whole numbers")
@@ -191,14 +158,14 @@ def _gather(inputs: Sequence[Array | None], attributes: Attributes, limits: Limi
 
 
 def _slice(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,) = _present(inputs[:1])
+    (x,) = present(inputs[:1])
     if limits.opset < 10:
         starts, ends = attributes["starts"], attributes["ends"]
         axes, steps = attributes.get("axes"), None
     else:
         _, starts, ends, axes, steps = (*inputs, None, None)[:5]
-        starts, ends = _whole(starts), _whole(ends)
-        axes, steps = (None if one is None else _whole(one) for one in (axes, steps))
+        starts, ends = whole(starts), whole(ends)
+        axes, steps = (None if one is None else whole(one) for one in (axes, steps))
     axes = range(len(starts)) if axes is None else axes
     parts = [slice(None)] * x.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps or [1] * len(starts), strict=True):
@@ -210,8 +177,8 @@ def _slice(inputs: Sequence[Array | None], attributes: Attributes, limits: Limit
 
 
 def _split(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,), axis = _present(inputs[:1]), attributes.get("axis", 0)
-    sizes = _whole(inputs[1]) if len(inputs) > 1 and inputs[1] is not None else attributes.get("split")
+    (x,), axis = present(inputs[:1]), attributes.get("axis", 0)
+    sizes = whole(inputs[1]) if len(inputs) > 1 and inputs[1] is not None else attributes.get("split")
     if sizes is None:
         count = attributes.get("num_outputs", attributes.get("outputs", 1))
         if not 1 <= count <= 10_000:
@@ -224,13 +191,13 @@ def _split(inputs: Sequence[Array | None], attributes: Attributes, limits: Limit
 
 
 def _shape(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    (x,) = _present(inputs)
+    (x,) = present(inputs)
     return [np.array(x.shape[attributes.get("start", 0) : attributes.get("end")], np.int64)]
 
 
 def _expand(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    x, shape = _present(inputs)
-    sizes = _whole(shape)
+    x, shape = present(inputs)
+    sizes = whole(shape)
     if any(size < 0 for size in sizes):
         raise FormatError("the shape of an Expand", got=sizes, expected="sizes from 0")
     limits.check(sizes, x.dtype)
@@ -240,7 +207,7 @@ def _expand(inputs: Sequence[Array | None], attributes: Attributes, limits: Limi
 
 
 def _constant_of_shape(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    sizes = _whole(_present(inputs)[0])
+    sizes = whole(present(inputs)[0])
     value = attributes.get("value", np.zeros(1, np.float32))
     if value.size != 1 or any(size < 0 for size in sizes):
         raise FormatError(f"ConstantOfShape of {value.size} values and shape {sizes}", expected="one, and sizes from 0")
@@ -259,7 +226,7 @@ def _constant(inputs: Sequence[Array | None], attributes: Attributes, limits: Li
 
 def _clip(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
     x, low, high = (*inputs, None, None)[:3]
-    (x,) = _present([x])
+    (x,) = present([x])
     bounds = [low, high] if limits.opset >= 11 else [attributes.get("min"), attributes.get("max")]
     for bound, limit in zip(bounds, (np.maximum, np.minimum), strict=True):
         if bound is not None:
@@ -269,7 +236,7 @@ def _clip(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits
 
 def _reduce(function: Callable[..., Any]) -> Operator:
     def run(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-        (x,), axes = _present(inputs[:1]), _axes(inputs, attributes)
+        (x,), axes = present(inputs[:1]), axes_of(inputs, attributes)
         if not axes and attributes.get("noop_with_empty_axes", 0):
             return [x]
         along = tuple(axes) if axes else None
@@ -280,7 +247,7 @@ def _reduce(function: Callable[..., Any]) -> Operator:
 
 def _layer_norm(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
     x, scale, bias = (*inputs, None)[:3]
-    x, scale = _present([x, scale])
+    x, scale = present([x, scale])
     axes = tuple(range(attributes.get("axis", -1) % x.ndim, x.ndim))
     centred = x - x.mean(axis=axes, keepdims=True)
     variance = (centred * centred).mean(axis=axes, keepdims=True)
@@ -294,7 +261,7 @@ def _erf(x: Array) -> Array:
 
 
 def _first(inputs: Sequence[Array | None], attributes: Attributes, limits: Limits) -> Sequence[Array]:
-    return _present(inputs[:1])
+    return present(inputs[:1])
 
 
 PLAIN: dict[str, Operator] = {
@@ -311,7 +278,7 @@ PLAIN: dict[str, Operator] = {
     "Equal": _pointwise(np.equal, 2), "Less": _pointwise(np.less, 2), "Greater": _pointwise(np.greater, 2),
     "LessOrEqual": _pointwise(np.less_equal, 2), "GreaterOrEqual": _pointwise(np.greater_equal, 2),
     "And": _pointwise(np.logical_and, 2), "Or": _pointwise(np.logical_or, 2),
-    "Where": _pointwise(np.where, 3),
+    "Where": _pointwise(np.where, 3), "Mod": _mod,
     "Min": _pointwise(lambda first, *others: _folded(np.minimum, first, others)),
     "Max": _pointwise(lambda first, *others: _folded(np.maximum, first, others)),
     "MatMul": _matmul, "Gemm": _gemm, "Softmax": _softmax(False), "LogSoftmax": _softmax(True),
@@ -320,6 +287,7 @@ PLAIN: dict[str, Operator] = {
     "Shape": _shape, "Expand": _expand, "ConstantOfShape": _constant_of_shape, "Constant": _constant, "Clip": _clip,
     "ReduceSum": _reduce(np.sum), "ReduceMean": _reduce(np.mean), "ReduceMax": _reduce(np.max),
     "ReduceMin": _reduce(np.min), "Identity": _first, "Dropout": _first,
+    **SEQUENCE,
 }  # fmt: skip
 """The operators by their names in ONNX."""
 
