@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from importlib.util import find_spec
@@ -51,7 +52,16 @@ class Result:
     """Whether it had ended before, so that nothing was done now."""
 
 
-def fit(run: Run, settings: Settings, model: LanguageModel, parts: Parts, *, resume: bool, console: Console) -> Result:
+def fit(
+    run: Run,
+    settings: Settings,
+    model: LanguageModel,
+    parts: Parts,
+    *,
+    resume: bool,
+    console: Console,
+    watching: Sequence[Callback] = (),
+) -> Result:
     """Train the model in place and fill the folder of its run, which has begun (`Run.begin`).
 
     Args:
@@ -61,6 +71,7 @@ def fit(run: Run, settings: Settings, model: LanguageModel, parts: Parts, *, res
         parts: the text.
         resume: go on from the run's `trainer.ckpt`.
         console: where to report.
+        watching: callbacks of Lightning that are told what happens, too.
 
     Raises:
         FormatError: `trainer.ckpt` is damaged.
@@ -76,7 +87,7 @@ def fit(run: Run, settings: Settings, model: LanguageModel, parts: Parts, *, res
         limits = Limits(interrupts, validate_every=validate_every)
         record = Record(every=settings.log_every)
         progress = RunProgress(console, record, characters_a_token=_characters_a_token(model, parts))
-        callbacks = [limits, record, progress, SaveState(run, limits, every=settings.save_every)]
+        callbacks = [*watching, limits, record, progress, SaveState(run, limits, every=settings.save_every)]
         if training.validation is not None:
             callbacks += [StopEarly(patience=settings.patience), BestWeights(run, limits)]
         log = CsvLog(run.log, after=AtomicFiles().load_checkpoint(run.trainer_state)["global_step"] if resume else 0)

@@ -1,0 +1,124 @@
+"""What benchmarks/language_model.py tells: the entry of a cell in language_model.json, tables, a picture."""
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from contender import RECURRA, TORCH, Report
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from step_parts import PARTS
+
+from recurra.bench.machine import describe_machine, describe_versions
+from recurra.bench.timing import Spread, ratios
+from recurra.learn.settings import Settings
+
+PAGE = "language-model.md"
+_BEGIN, _END = "<!-- side-by-side:start -->", "<!-- side-by-side:end -->"
+
+
+def entry(
+    reports: Mapping[str, Report], turns: Mapping[str, Sequence[float]], settings: Settings, command: str
+) -> dict[str, Any]:
+    """What language_model.json holds of a cell."""
+    ours, theirs = reports[RECURRA], reports[TORCH]
+    updates = len(ours.losses)
+    differences = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
+    scored = [abs(ours.validations[step] - theirs.validations[step]) for step in ours.validations]
+    seconds = {who: sum(taken) for who, taken in turns.items()}
+    spread = ratios(turns[TORCH], turns[RECURRA])
+    machine = describe_machine()
+    return {
+        "ratio": round(seconds[TORCH] / seconds[RECURRA], 3),
+        "ratio_of_turns": {"lower_quartile": round(spread.lower, 3), "upper_quartile": round(spread.upper, 3)},
+        "largest_loss_difference": max(differences),
+        "largest_validation_difference": max(scored, default=None),
+        "command": command,
+        "machine": f"{machine['processor']}, engine {machine['isa']}, {settings.threads} threads",
+        "torch": describe_versions()["torch"],
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "updates": updates,
+        "seconds": {who: round(value, 2) for who, value in seconds.items()},
+        "last_validation": {who: report.validations.get(updates) for who, report in reports.items()},
+        "milliseconds": {
+            who: {part: round(1e3 * report.parts[part] / updates, 3) for part in PARTS}
+            for who, report in reports.items()
+        },
+        "engine_milliseconds": {name: round(1e3 * value / updates, 3) for name, value in ours.engine.items()},
+        "settings": settings.model_dump(include={"hidden", "layers", "embedding", "dropout", "batch", "window"}),
+    }
+
+
+def summary(cell: str, found: Mapping[str, Any]) -> str:
+    """The entry of a cell as Markdown: how the two compare, and where their time goes."""
+    ours, theirs = (found["milliseconds"][who] for who in (RECURRA, TORCH))
+    quartiles = found["ratio_of_turns"]
+    lines = [
+        f"**{cell.upper()}**: torch.nn takes {found['ratio']:.2f} times as long to the same loss "
+        f"({found['seconds'][TORCH]:.1f} s against {found['seconds'][RECURRA]:.1f} s for {found['updates']} updates; "
+        f"quartiles of the turns {quartiles['lower_quartile']:.2f} to {quartiles['upper_quartile']:.2f}). The losses of "
+        f"an update differ by {found['largest_loss_difference']:.1e} nats at most, those of a validation by "
+        f"{found['largest_validation_difference']:.1e}.",
+        "",
+        f"| {cell.upper()}: ms an update | recurra | torch.nn | torch.nn / recurra |",
+        "|---|--:|--:|--:|",
+    ]
+    rows = {part: (ours[part], theirs[part]) for part in PARTS}
+    outside = [part for part in PARTS if not part.startswith("recurrence")]
+    rows["all outside the recurrence"] = (sum(ours[part] for part in outside), sum(theirs[part] for part in outside))
+    rows["all"] = (sum(ours.values()), sum(theirs.values()))
+    for part, (mine, other) in rows.items():
+        ratio = f"{other / mine:.2f}" if mine >= 0.05 else ""
+        shares = (f"{value:.1f} ({value / whole:.0%})" for value, whole in zip((mine, other), rows["all"], strict=True))
+        lines.append(f"| {part} | {' | '.join(shares)} | {ratio} |")
+    return "\n".join(lines) + "\n" + _engine_line(found["engine_milliseconds"])
+
+
+def _engine_line(parts: Mapping[str, float]) -> str:
+    if not parts:
+        return ""
+    named = ", ".join(f"{name} {value:.1f}" for name, value in parts.items() if value >= 0.05)
+    return f"\nWithin the engine, ms an update: {named}.\n"
+
+
+def write_section(entries: Mapping[str, Any], docs: Path) -> None:
+    """Put the tables of all cells between the marks of the page of the language model, if the page is there.
+
+    Raises ValueError when the page has no marks.
+    """
+    page = docs / PAGE
+    if not page.exists():
+        return
+    before, _, rest = page.read_text(encoding="utf-8").partition(_BEGIN)
+    _, mark, after = rest.partition(_END)
+    if not mark:
+        raise ValueError(f"{page} has no {_BEGIN} ... {_END}")
+    first = next(iter(entries.values()))
+    sizes = ", ".join(f"{name} {value}" for name, value in first["settings"].items())
+    text = [f"{sizes}.\n"]
+    for cell, found in entries.items():
+        text += [
+            summary(cell, found),
+            f"`{found['command']}`, {found['date']}, {found['machine']}, torch {found['torch']}.\n",
+            f"![{cell.upper()}: loss against seconds]({_picture(cell)})\n",
+        ]
+    page.write_text(f"{before}{_BEGIN}\n{chr(10).join(text)}{_END}{after}", encoding="utf-8")
+
+
+def _picture(cell: str) -> str:
+    return f"language-model-{cell}.png"
+
+
+def draw(cell: str, reports: Mapping[str, Report], docs: Path) -> None:
+    """Training loss against seconds of both, as a PNG in the folder."""
+    docs.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for who, report in reports.items():
+        axes.plot(report.seconds, report.losses, linewidth=1.2, label=who)
+    axes.set(title=f"{cell.upper()}, the same updates", xlabel="seconds", ylabel="loss, nats a token", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(docs / _picture(cell), dpi=110)
