@@ -94,9 +94,12 @@ class Turns(Callback):
         self._spent += taken
         self._connection.send(taken)
 
-    def finish(self, run: Run) -> Report:
-        """The end of the last turn, with what training did after its last update; and all that was measured."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """The end of the last turn, with what training did after its last update."""
         self._end_turn()
+
+    def report(self, run: Run) -> Report:
+        """All that was measured."""
         assert self._parts is not None
         scored = {int(row["step"]): row[VALIDATION_LOSS] for row in read_log(run.log) if VALIDATION_LOSS in row}
         losses = [loss.item() for loss in self._losses]
@@ -131,4 +134,4 @@ def contend(who: str, connection: Connection, settings: Settings, folder: Path, 
     run.begin(settings, About(corpus.source, corpus.fingerprint()))
     turns = Turns(connection, turn, profile_engine=who == RECURRA and not engine.missing())
     fit(run, settings, model, parts, resume=False, console=Console(file=io.StringIO()), watching=[turns])
-    connection.send(turns.finish(run))
+    connection.send(turns.report(run))

@@ -15,7 +15,7 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -61,6 +61,7 @@ def race(settings: Settings, folder: Path, turn: int, *, double: bool = False) -
                 time.sleep(_SETTLE_SECONDS)
                 started[who][0].send("go")
                 turns[who].append(_received(started[who][0]))
+            _tell(number + 1, rounds, turns)
         return Race({who: _received(connection) for who, (connection, _) in started.items()}, turns)
     finally:
         for _, process in started.values():
@@ -77,6 +78,11 @@ def _start(who: str, settings: Settings, folder: Path, turn: int, double: bool) 
     process.start()
     there.close()
     return here, process
+
+
+def _tell(done: int, rounds: int, turns: Mapping[str, Sequence[float]]) -> None:
+    taken = ", ".join(f"{who} {sum(seconds):.1f} s" for who, seconds in turns.items())
+    print(f"turn {done} of {rounds}: {taken}", file=sys.stderr, flush=True)
 
 
 def _received(connection: Connection) -> Any:

@@ -54,12 +54,13 @@ def summary(cell: str, found: Mapping[str, Any]) -> str:
     """The entry of a cell as Markdown: how the two compare, and where their time goes."""
     ours, theirs = (found["milliseconds"][who] for who in (RECURRA, TORCH))
     quartiles = found["ratio_of_turns"]
+    scored = found["largest_validation_difference"]
+    validations = "" if scored is None else f", those of a validation by {scored:.1e}"
     lines = [
         f"**{cell.upper()}**: torch.nn takes {found['ratio']:.2f} times as long to the same loss "
         f"({found['seconds'][TORCH]:.1f} s against {found['seconds'][RECURRA]:.1f} s for {found['updates']} updates; "
         f"quartiles of the turns {quartiles['lower_quartile']:.2f} to {quartiles['upper_quartile']:.2f}). The losses of "
-        f"an update differ by {found['largest_loss_difference']:.1e} nats at most, those of a validation by "
-        f"{found['largest_validation_difference']:.1e}.",
+        f"an update differ by {found['largest_loss_difference']:.1e} nats at most{validations}.",
         "",
         f"| {cell.upper()}: ms an update | recurra | torch.nn | torch.nn / recurra |",
         "|---|--:|--:|--:|",

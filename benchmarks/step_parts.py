@@ -6,12 +6,14 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import Profiler
 from torch import Tensor
+from torch_layers import TorchLayer
 
+from recurra.nn import Recurrent
 from recurra.tasks import LanguageModel
 
 PARTS = (
     "data",
-    "embedding",
+    "embedding and dropout",
     "recurrence, forward",
     "recurrence, backward",
     "softmax and loss",
@@ -36,8 +38,8 @@ _ACTIONS = {
 class Parts(Profiler):
     """A Lightning profiler that adds up the seconds of each part.
 
-    The parts of the model are told apart by hooks: when its layers begin and end, and when the gradients of what they
-    read and of what they put out are known.
+    The parts of the model are told apart by hooks: when its recurrent layers begin and end, and when the gradients of
+    what they read and of what they put out are known. What lies between them is dropout.
     """
 
     def __init__(self, trainer: Trainer, model: LanguageModel) -> None:
@@ -47,8 +49,12 @@ class Parts(Profiler):
         self._inside = [_REST]
         self._since = time.perf_counter()
         model.embedding.register_forward_pre_hook(lambda *_: self._go_on(_EMBEDDING))
-        model.layers.register_forward_pre_hook(self._enter_layers)
-        model.layers.register_forward_hook(self._leave_layers)
+        for module in model.layers.modules():
+            if isinstance(module, Recurrent | TorchLayer):
+                module.register_forward_pre_hook(self._enter)
+                module.register_forward_hook(self._leave)
+        model.layers.register_forward_hook(self._leave_all)
+        self._latest: Tensor | None = None
 
     def start(self, action_name: str) -> None:
         """An action begins."""
@@ -84,14 +90,23 @@ class Parts(Profiler):
         if not self._trainer.validating:
             self._inside[-1] = part
 
-    def _enter_layers(self, _: Any, given: tuple[Any, ...]) -> None:
+    def _enter(self, _: Any, given: tuple[Any, ...]) -> None:
         self._go_on(_FORWARD)
         self._when_known(given[0], _EMBEDDING)
 
-    def _leave_layers(self, _: Any, given: Any, result: tuple[Tensor, Any]) -> None:
-        self._go_on(_SOFTMAX)
+    def _leave(self, _: Any, given: Any, result: tuple[Tensor, Any]) -> None:
+        self._go_on(_EMBEDDING)
+        self._latest = result[0]
         self._when_known(result[0], _BACKWARD)
 
+    def _leave_all(self, _: Any, given: Any, result: tuple[Tensor, Any]) -> None:
+        self._go_on(_SOFTMAX)
+        # without dropout it is what the last layer put out
+        if result[0] is not self._latest:
+            self._when_known(result[0], _EMBEDDING)
+        self._latest = None
+
     def _when_known(self, tensor: Tensor, part: str) -> None:
+        """From when the gradient of the tensor is known, the backward pass is in this part."""
         if tensor.requires_grad:
             tensor.register_hook(lambda _: self._go_on(part))

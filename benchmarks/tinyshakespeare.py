@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch_layers import on_torch
 
 from recurra.checkpoint import read_weights, write_atomically
 from recurra.data import parse_split
@@ -22,52 +22,9 @@ from recurra.learn.fit import fit
 from recurra.learn.language_model import build_model, open_corpus, train
 from recurra.learn.run import About, Run
 from recurra.learn.settings import Settings
-from recurra.nn import Layer
-from recurra.nn.layer import State
-from recurra.tasks import LanguageModel, Score, load
+from recurra.tasks import Score, load
 
 RESULT_FILE = "tinyshakespeare.json"
-
-
-class TorchGRU(Layer):
-    """torch.nn.GRU with dropout on its output, under the contract of recurra's layers."""
-
-    def __init__(self, input_size: int, hidden_size: int, dropout: float) -> None:
-        super().__init__()
-        self.gru = nn.GRU(input_size, hidden_size, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
-        self.input_size = input_size
-        self.output_size = hidden_size
-
-    def initial_state(self, batch: int) -> State:
-        """Zeros, (batch, hidden_size)."""
-        return (self.gru.weight_hh_l0.new_zeros(batch, self.output_size),)
-
-    def forward(
-        self,
-        x: Tensor,
-        state: State | None = None,
-        *,
-        lengths: Tensor | None = None,
-        reset: Tensor | None = None,
-        elapsed: Tensor | None = None,
-    ) -> tuple[Tensor, State]:
-        """torch.nn.GRU on each piece between two steps at which some row starts afresh."""
-        (h,) = self.initial_state(x.shape[0]) if state is None else state
-        borders = [0] if reset is None else sorted({0, *reset.any(dim=0).nonzero().flatten().tolist()})
-        outputs = []
-        for first, stop in zip(borders, [*borders[1:], x.shape[1]], strict=True):
-            if reset is not None:
-                h = h.masked_fill(reset[:, first, None], 0.0)
-            y, h = self.gru(x[:, first:stop], h[None])
-            h = h[0]
-            outputs.append(y)
-        return self.dropout(torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]), (h,)
-
-    def step(self, x_t: Tensor, state: State, *, elapsed: Tensor | None = None) -> tuple[Tensor, State]:
-        """`forward` over a single step."""
-        y, after = self(x_t[:, None], state)
-        return y[:, 0], after
 
 
 def train_recurra(settings: Settings, folder: Path, console: Console) -> Score:
@@ -82,9 +39,7 @@ def train_torch(settings: Settings, folder: Path, console: Console) -> Score:
     torch.manual_seed(settings.seed)
     corpus = open_corpus(settings)
     parts = corpus.split(parse_split(settings.split))
-    layer = TorchGRU(settings.embedding, settings.hidden, settings.dropout)
-    vocabulary = build_model(settings, parts).vocabulary
-    model = LanguageModel(vocabulary, layer, dropout=settings.dropout, tied=settings.tied)
+    model = on_torch(build_model(settings, parts))
     run = Run(folder)
     run.begin(settings, About(corpus.source, corpus.fingerprint()))
     fit(run, settings, model, parts, resume=False, console=console)

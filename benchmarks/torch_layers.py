@@ -72,6 +72,7 @@ def on_torch(model: LanguageModel) -> LanguageModel:
         _train_one_bias(module)
         layers.append(Dropout(TorchLayer(module), entry.probability))
     made = LanguageModel(model.vocabulary, Stack(layers), dropout=model.dropout, tied=model.tied)
+    made.to(model.bias.dtype)
     others = {name: value for name, value in model.state_dict().items() if not name.startswith("layers.")}
     made.load_state_dict(others | {f"layers.{name}": value for name, value in made.layers.state_dict().items()})
     return made

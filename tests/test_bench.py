@@ -382,11 +382,15 @@ def test_the_language_model_has_its_place(quick_run: tuple[Path, list[str], int]
     (tmp_path / bench.JSON_FILE).write_bytes((folder / bench.JSON_FILE).read_bytes())
     rows = results.language_model_rows(tmp_path)
     assert all((row["value"], row["met"]) == (None, None) and "not measured" in row["note"] for row in rows)
-    side_by_side = {"gru": {"ratio": 1.9, "largest_loss_difference": 1e-5, "command": "both"}}
+    turns = {"lower_quartile": 1.8, "upper_quartile": 2.0}
+    found = {"ratio": 1.9, "ratio_of_turns": turns, "largest_loss_difference": 1e-5, "command": "both", "machine": "Z80"}
+    side_by_side = {"gru": found}
     (tmp_path / results.SIDE_BY_SIDE_FILE).write_text(json.dumps(side_by_side), encoding="utf-8")
     gru, lstm, _ = results.language_model_rows(tmp_path)
     assert (gru["value"], gru["met"], lstm["met"]) == (1.9, True, None)
     assert "1.0e-05" in gru["note"]
+    assert "Z80" in gru["note"]
+    assert gru["upper_quartile"] == 2.0
     given = {"nats_per_character": 1.47, "command": "ours", "torch_nats_per_character": 1.53, "torch_command": "theirs"}
     (tmp_path / results.LANGUAGE_MODEL_FILE).write_text(json.dumps(given), encoding="utf-8")
     bench.main(["--report-only", "--out", str(tmp_path)])
