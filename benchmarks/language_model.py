@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", metavar="DATA", help="a text file or a folder (default: Python's own source)")
+    parser.add_argument("data", nargs="?", metavar="DATA", help="text; Python's own source if not given")
     parser.add_argument("--steps", type=int, default=200, help="updates of each (default: %(default)s)")
     parser.add_argument("--cells", nargs="+", default=list(SIDE_BY_SIDE_TARGETS), choices=list(SIDE_BY_SIDE_TARGETS))
     parser.add_argument("--turn", type=int, default=5, help="updates of a turn (default: %(default)s)")

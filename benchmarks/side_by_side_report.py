@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from step_parts import PARTS
 
 from recurra.bench.machine import describe_machine, describe_versions
-from recurra.bench.timing import Spread, ratios
+from recurra.bench.timing import ratios
 from recurra.learn.settings import Settings
 
 PAGE = "language-model.md"
@@ -59,8 +59,8 @@ def summary(cell: str, found: Mapping[str, Any]) -> str:
     lines = [
         f"**{cell.upper()}**: torch.nn takes {found['ratio']:.2f} times as long to the same loss "
         f"({found['seconds'][TORCH]:.1f} s against {found['seconds'][RECURRA]:.1f} s for {found['updates']} updates; "
-        f"quartiles of the turns {quartiles['lower_quartile']:.2f} to {quartiles['upper_quartile']:.2f}). The losses of "
-        f"an update differ by {found['largest_loss_difference']:.1e} nats at most{validations}.",
+        f"quartiles of the turns {quartiles['lower_quartile']:.2f} to {quartiles['upper_quartile']:.2f}). The losses "
+        f"of an update differ by {found['largest_loss_difference']:.1e} nats at most{validations}.",
         "",
         f"| {cell.upper()}: ms an update | recurra | torch.nn | torch.nn / recurra |",
         "|---|--:|--:|--:|",

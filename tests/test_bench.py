@@ -383,8 +383,8 @@ def test_the_language_model_has_its_place(quick_run: tuple[Path, list[str], int]
     rows = results.language_model_rows(tmp_path)
     assert all((row["value"], row["met"]) == (None, None) and "not measured" in row["note"] for row in rows)
     turns = {"lower_quartile": 1.8, "upper_quartile": 2.0}
-    found = {"ratio": 1.9, "ratio_of_turns": turns, "largest_loss_difference": 1e-5, "command": "both", "machine": "Z80"}
-    side_by_side = {"gru": found}
+    measured = {"ratio": 1.9, "ratio_of_turns": turns, "largest_loss_difference": 1e-5}
+    side_by_side = {"gru": {**measured, "command": "both", "machine": "Z80"}}
     (tmp_path / results.SIDE_BY_SIDE_FILE).write_text(json.dumps(side_by_side), encoding="utf-8")
     gru, lstm, _ = results.language_model_rows(tmp_path)
     assert (gru["value"], gru["met"], lstm["met"]) == (1.9, True, None)

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import language_model  # noqa: E402 - lies in the source tree
 from contender import RECURRA, TORCH, Report, contend  # noqa: E402
-from side_by_side_report import PAGE, draw, entry, write_section  # noqa: E402
+from side_by_side_report import PAGE  # noqa: E402
 from step_parts import PARTS  # noqa: E402
 from torch_layers import TorchLayer, on_torch  # noqa: E402
 
@@ -43,6 +43,10 @@ def small(cell: str, layers: int) -> LanguageModel:
     return LanguageModel.build(vocabulary, cell=cell, hidden=7, layers=layers, embedding=5, dropout=0.3).double()
 
 
+def length_of_gradients(model: LanguageModel) -> float:
+    return sum(float((p.grad**2).sum()) for p in model.parameters() if p.grad is not None)
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_the_same_model_on_torch(cell: str, layers: int):
@@ -61,15 +65,14 @@ def test_the_same_model_on_torch(cell: str, layers: int):
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
     # clipping shortens both by the same: no bias counts twice
-    lengths = [sum(float((p.grad**2).sum()) for p in model.parameters() if p.grad is not None) for model in (ours, theirs)]
-    assert lengths[0] == pytest.approx(lengths[1])
+    assert length_of_gradients(ours) == pytest.approx(length_of_gradients(theirs))
 
 
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_a_layer_of_torch_steps_as_it_runs(cell: str):
     model = on_torch(small(cell, 1)).eval()
     tokens = torch.randint(1, 15, (2, 6))
-    whole, last = model(tokens)
+    whole, _ = model(tokens)
     state = model.initial_state(2)
     for t in range(6):
         scores, state = model.step(tokens[:, t], state)
