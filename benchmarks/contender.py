@@ -64,7 +64,8 @@ class Turns(Callback):
         """Begin to tell the parts apart."""
         assert isinstance(pl_module, Training)
         # Lightning takes a profiler from its constructor only; it looks it up anew each time
-        self._parts = trainer.profiler = Parts(trainer, pl_module.model)
+        self._parts = Parts(trainer, pl_module.model)
+        setattr(trainer, "profiler", self._parts)  # noqa: B010 - its type says that there is only a constructor
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Wait, when the turn is over."""

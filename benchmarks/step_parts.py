@@ -44,7 +44,7 @@ class Parts(Profiler):
 
     def __init__(self, trainer: Trainer, model: LanguageModel) -> None:
         super().__init__()
-        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._trainer = trainer
         self._inside = [_REST]
         self._since = time.perf_counter()

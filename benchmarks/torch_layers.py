@@ -21,7 +21,7 @@ class TorchLayer(Layer):
 
     def initial_state(self, batch: int) -> State:
         """Zeros, (batch, hidden_size) each."""
-        zeros = self.module.weight_hh_l0.new_zeros(batch, self.output_size)
+        zeros = next(self.module.parameters()).new_zeros(batch, self.output_size)
         return (zeros, zeros) if isinstance(self.module, nn.LSTM) else (zeros,)
 
     def forward(
@@ -79,7 +79,8 @@ def on_torch(model: LanguageModel) -> LanguageModel:
 
 
 def _train_one_bias(module: nn.GRU | nn.LSTM) -> None:
-    trained = torch.zeros_like(module.bias_hh_l0)
+    bias = cast(Tensor, module.bias_hh_l0)
+    trained = torch.zeros_like(bias)
     if isinstance(module, nn.GRU):
         trained[2 * module.hidden_size :] = 1.0
-    module.bias_hh_l0.register_hook(lambda gradient: gradient * trained)
+    bias.register_hook(lambda gradient: gradient * trained)
