@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from recurra import cells
 from recurra.data import RESERVED, Document, Vocabulary
+from recurra.data.stream import IGNORED
 from recurra.decode import drawn, generate, likeliest
 from recurra.errors import ArgumentError, FormatError, RecurraError, ShapeError
 from recurra.learn import Settings
@@ -47,6 +48,29 @@ def test_forward_is_a_fold_of_step_and_splits_anywhere(settings):
     for a, b, c in zip(state_tensors(state), state_tensors(last), state_tensors(end), strict=True):
         torch.testing.assert_close(a, c, rtol=2e-5, atol=2e-5)
         torch.testing.assert_close(b, c, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"tied": True}])
+@pytest.mark.parametrize("more", ["", "abcdefg", "abc"])
+def test_the_loss_is_the_cross_entropy_of_the_scores(settings: dict, more: str):
+    torch.manual_seed(4)
+    vocabulary = Vocabulary.build([TEXT + more], "char", size=100)
+    model = LanguageModel.build(vocabulary, cell="gru", hidden=6, embedding=5, **settings).double()
+    inputs, targets = torch.randint(1, len(vocabulary), (2, 3, 7))
+    targets[1, 2:4] = IGNORED
+    found = []
+    for way in (0, 1):
+        model.zero_grad()
+        if way == 0:
+            nats, _ = model.loss(inputs, targets, None, None)
+        else:
+            scores, _ = model(inputs)
+            nats = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum")
+        nats.backward()
+        found.append([nats.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(list(model.parameters())) + 1
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_a_tied_softmax_shares_the_embedding():

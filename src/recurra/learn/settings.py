@@ -68,7 +68,7 @@ class Settings(BaseModel):
     """Stop after so many updates of the weights."""
     validations: int = Field(default=10, ge=1)
     """How often the validation part is scored in a run."""
-    validation_tokens: int = Field(default=120_000, ge=1)
+    validation_tokens: int = Field(default=60_000, ge=1)
     """How much of the validation part is scored each time, spread over all of it."""
     patience: int = Field(default=5, ge=1)
     """Stop when the validation loss has not fallen for so many times in a row."""

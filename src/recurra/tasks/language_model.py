@@ -31,6 +31,8 @@ from recurra.streams import Stream, Streams
 # Longer chunks gain nothing; these keep the memory for a batch of documents small.
 _STEPS_OF_A_CHUNK = 256
 _ROWS = 32
+# torch takes longer for the products of the softmax where the number of tokens is no multiple of this.
+_SCORES_MULTIPLE = 8
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,8 @@ class LanguageModel(nn.Module):
 
         All tensors have shape (batch, time).
         """
-        scores, after = self(inputs, state, reset=reset)
+        features, after = self.layers(self._embed(inputs), state, reset=reset)
+        scores = self._scores(features, impossible=-len(self.vocabulary) % _SCORES_MULTIPLE)
         nats = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         return nats, after
 
@@ -166,13 +169,17 @@ class LanguageModel(nn.Module):
         features = self.embedding(tokens)
         return drop(features, self.dropout) if self.training else features
 
-    def _scores(self, features: Tensor) -> Tensor:
+    def _scores(self, features: Tensor, impossible: int = 0) -> Tensor:
+        """Log odds of every token, then of some that cannot be (minus infinity)."""
         if self.projection is not None:
             features = self.projection(features)
         above = self.embedding if self.softmax is None else self.softmax
         if isinstance(above, SmallMatrix):
             return above.multiply(features, self.bias)
-        return F.linear(features, above.weight, self.bias)
+        if not impossible:
+            return F.linear(features, above.weight, self.bias)
+        weight = F.pad(above.weight, (0, 0, 0, impossible))
+        return F.linear(features, weight, F.pad(self.bias, (0, impossible), value=-math.inf))
 
     def extra_repr(self) -> str:
         """What is no layer."""
