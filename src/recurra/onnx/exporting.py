@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra.errors import ArgumentError
-from recurra.nn import Layer, State
+from recurra.nn import AttentionDecoder, Layer, State
 from recurra.nn.state import state_tensors
 from recurra.nn.streaming import identity
 from recurra.onnx.graph_builder import GraphBuilder
@@ -23,6 +23,7 @@ from recurra.onnx.packages import require
 from recurra.onnx.parity import compare
 from recurra.onnx.parts import HasParts, Parts
 from recurra.onnx.program_graph import Signals
+from recurra.onnx.state_names import dotted_names, flattened, nested_as
 from recurra.storage import write_atomically
 
 _MOST_BYTES = 2**31 - 2**20  # protobuf's largest message, and room for the nodes
@@ -53,6 +54,10 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
     value of the state (batch, columns), initial where it is left out. Outputs: ``y``, or with heads ``scores``, and
     each value of the next state. Batch and time are free. Cells that are exactly ONNX's LSTM, GRU or RNN become those
     operators in single precision; all others a Scan over their equations.
+
+    An AttentionDecoder, which must be the outermost layer, reads two inputs more, to be given or left out: ``memory``
+    (batch, source time, memory_size) and ``memory_lengths`` (batch,). What is given stands behind the memory that the
+    state has, so it is given in the first call.
 
     With `with_reset` the file has one input more, ``reset`` (batch, time), booleans, which may be left out: where true,
     the row starts afresh before that step. ONNX's own operators cannot do that, so all cells become a Scan then.
@@ -111,21 +116,25 @@ class _Graph:
         self.builder = builder = GraphBuilder(dtype)
         self._onnx = require("onnx")
         initial = parts.layers.initial_state(1)
-        names = list(_names(initial))
+        names = list(dotted_names(initial))
         self.state_inputs = [f"state{name}" for name in names]
         self.state_outputs = [f"next{name}" for name in names]
         source = "x" if parts.embedding is None else "tokens"
         signals = self._signals(source)
         x = source if parts.embedding is None else builder.op("Gather", builder.array(_numpy(parts.embedding)), source)
         columns = [tensor.shape[1] for tensor in state_tensors(initial)]
+        # a memory has as many columns as it is long, none to begin with
         held = iter(
-            [builder.expand(name, signals.batch, n) for name, n in zip(self.state_inputs, columns, strict=True)]
+            [
+                builder.expand(name, signals.batch, n or builder.size(name, 1))
+                for name, n in zip(self.state_inputs, columns, strict=True)
+            ]
         )
-        y, after = write_layer(builder, parts.layers, x, _nested(initial, held), signals)
+        y, after = write_layer(builder, parts.layers, x, nested_as(initial, held), signals)
         for weight, bias in parts.heads:
             y = builder.linear(y, _numpy(weight), None if bias is None else _numpy(bias))
         target = "scores" if parts.heads else "y"
-        for value, name in zip([y, *_flat(after)], [target, *self.state_outputs], strict=True):
+        for value, name in zip([y, *flattened(after)], [target, *self.state_outputs], strict=True):
             builder.rename(value, name)
         self.model = self._finish(source, target, initial, columns)
 
@@ -133,15 +142,27 @@ class _Graph:
         """What every layer reads beside its input, out of the inputs of the graph."""
         builder = self.builder
         batch, time = builder.size(source, 0), builder.size(source, 1)
-        within = builder.op("Max", builder.op("Min", "lengths", time), builder.whole(0))
-        lengths = builder.op("Expand", within, batch)
-        scalar = builder.op("Squeeze", time)
-        steps = builder.op("Range", builder.array(np.array(0)), scalar, builder.array(np.array(1)))
-        valid = builder.op("Less", steps, builder.op("Unsqueeze", lengths, builder.whole(1)))
+        lengths, valid = self._valid("lengths", batch, time)
         elapsed = "elapsed" if self.parts.layers.uses_elapsed else None
+        memory = self._memory(batch) if isinstance(self.parts.layers, AttentionDecoder) else None
         wide = builder.whole(2)
         reset = builder.op("Unsqueeze", builder.op("And", valid, "reset"), wide) if self.with_reset else None
-        return Signals(batch, lengths, builder.op("Unsqueeze", valid, wide), elapsed, reset)
+        return Signals(batch, lengths, builder.op("Unsqueeze", valid, wide), elapsed, reset, memory)
+
+    def _valid(self, lengths: str, batch: str, time: str) -> tuple[str, str]:
+        """Lengths (batch,) within the time, and which steps are valid (batch, time)."""
+        builder = self.builder
+        within = builder.op("Max", builder.op("Min", lengths, time), builder.whole(0))
+        ends = builder.op("Expand", within, batch)
+        scalar = builder.op("Squeeze", time)
+        steps = builder.op("Range", builder.array(np.array(0)), scalar, builder.array(np.array(1)))
+        return ends, builder.op("Less", steps, builder.op("Unsqueeze", ends, builder.whole(1)))
+
+    def _memory(self, batch: str) -> tuple[str, str]:
+        """The memory of a decoder for all rows, and which of its steps are valid (batch, source time)."""
+        time = self.builder.size("memory", 1)
+        memory = self.builder.expand("memory", batch, time, self.parts.layers.attention.memory_size)
+        return memory, self._valid("memory_lengths", batch, time)[1]
 
     def _finish(self, source: str, target: str, initial: State, columns: Sequence[int]) -> Any:
         builder, layers = self.builder, self.parts.layers
@@ -151,19 +172,24 @@ class _Graph:
         inputs = [info(source, whole if source == "tokens" else kind, ["batch", "time", *features])]
         if layers.uses_elapsed:
             inputs.append(info("elapsed", kind, ["batch", "time"]))
-        # where it is left out, its one number stands for all rows
-        inputs.append(info("lengths", whole, ["rows"]))
+        # where one is left out, its one row stands for all: none has the size of another, so none has its name
+        inputs.append(info("lengths", whole, ["lengths.rows"]))
         optional: dict[str, NDArray[Any]] = {"lengths": _NO_LENGTH}
         if self.with_reset:
-            inputs.append(info("reset", self._onnx.TensorProto.BOOL, ["rows", "steps"]))
+            inputs.append(info("reset", self._onnx.TensorProto.BOOL, ["reset.rows", "reset.steps"]))
             optional["reset"] = np.zeros((1, 1), np.bool_)
+        if isinstance(layers, AttentionDecoder):
+            size = layers.attention.memory_size
+            inputs.append(info("memory", kind, ["memory.rows", "memory.steps", size]))
+            inputs.append(info("memory_lengths", whole, ["memory_lengths.rows"]))
+            optional |= {"memory": np.zeros((1, 0, size), builder.dtype), "memory_lengths": _NO_LENGTH}
         size = self.parts.heads[-1][0].shape[0] if self.parts.heads else layers.output_size
         outputs = [info(target, kind, ["batch", *([] if layers.pools else ["time"]), size])]
         for own, following, tensor, n in zip(
             self.state_inputs, self.state_outputs, state_tensors(initial), columns, strict=True
         ):
-            inputs.append(info(own, kind, ["rows", n]))
-            outputs.append(info(following, kind, ["batch", n]))
+            inputs.append(info(own, kind, [f"{own}.rows", n or f"{own}.columns"]))
+            outputs.append(info(following, kind, ["batch", n or f"{following}.columns"]))
             optional[own] = _numpy(tensor)
         weights = sum(value.nbytes for _, value in builder.arrays.values())
         if weights > _MOST_BYTES:
@@ -204,22 +230,3 @@ def _dtype(parts: Parts) -> np.dtype[Any]:
 
 def _numpy(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().cpu().numpy()
-
-
-def _names(state: State, prefix: str = ""):
-    """A dotted name for each value of a nested state."""
-    fields = getattr(state, "_fields", range(len(state)))
-    for name, part in zip(fields, state, strict=True):
-        if isinstance(part, tuple):
-            yield from _names(part, f"{prefix}.{name}")
-        else:
-            yield f"{prefix}.{name}"
-
-
-def _nested(state: State, values: Any) -> Any:
-    """The same nest with other values, in order."""
-    return tuple(_nested(part, values) if isinstance(part, tuple) else next(values) for part in state)
-
-
-def _flat(nested: Any) -> list[str]:
-    return [value for part in nested for value in (_flat(part) if isinstance(part, tuple) else (part,))]

@@ -12,6 +12,7 @@ from torch import Tensor
 from recurra.errors import ArgumentError
 from recurra.nn import (
     LTC,
+    AttentionDecoder,
     Bidirectional,
     Dropout,
     GatedDelta,
@@ -29,6 +30,7 @@ from recurra.nn import (
     WeightDropout,
     WindowAttention,
 )
+from recurra.onnx.decoder_graph import NESTED, write_decoder
 from recurra.onnx.graph_builder import GraphBuilder
 from recurra.onnx.memory_graph import (
     write_delta,
@@ -55,12 +57,20 @@ def write_layer(builder: GraphBuilder, layer: Layer, x: str, state: Names, signa
     state. Raises ArgumentError for a layer that has no form in ONNX yet."""
     write = _writer(layer)
     if write is None:
-        raise ArgumentError(refusal(layer), advice="Layers of other classes run in torch and in recurra.runtime")
+        raise ArgumentError(_refusal(layer), advice="Layers of other classes run in torch and in recurra.runtime")
     return write(builder, layer, x, state, signals)
 
 
 def refusal(layer: Layer) -> str:
     """Why a layer has no form in ONNX; empty when it has one."""
+    inner = [one for one in layer.modules() if isinstance(one, Layer) and one is not layer]
+    if any(isinstance(one, AttentionDecoder) for one in inner):
+        return NESTED
+    return next(filter(None, map(_refusal, [layer, *inner])), "")
+
+
+def _refusal(layer: Layer) -> str:
+    """As `refusal`, of a layer alone."""
     write = _writer(layer)
     if write is None:
         known = ", ".join(sorted(kind.__name__ for kind in _WRITERS))
@@ -70,8 +80,7 @@ def refusal(layer: Layer) -> str:
         for name in sorted(used):
             if isinstance(reason := TABLE[name].onnx, str):
                 return f"'{name}' has no form in ONNX: {reason}"
-    inner = (one for one in layer.children() if isinstance(one, Layer))
-    return next(filter(None, map(refusal, inner)), "")
+    return ""
 
 
 def _writer(layer: Layer) -> _Write | None:
@@ -226,6 +235,10 @@ def _ltc(builder: GraphBuilder, layer: LTC, x: str, state: Names, signals: Signa
     return y, tuple(after)
 
 
+def _decoder(builder: GraphBuilder, layer: AttentionDecoder, x: str, state: Names, signals: Signals) -> Result:
+    return write_decoder(builder, layer, x, state, signals, write_layer)
+
+
 def _array(builder: GraphBuilder, value: Tensor) -> str:
     return builder.array(value.detach().numpy())
 
@@ -247,4 +260,5 @@ _WRITERS: dict[type[Layer], _Write] = {
     GatedLinearAttention: write_linear_attention,
     SelectiveStateSpace: write_selective,
     WindowAttention: write_window,
+    AttentionDecoder: _decoder,
 }

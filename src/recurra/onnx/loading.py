@@ -28,8 +28,8 @@ def load(model: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Model:
     ONNX Runtime computes, on so many threads. torch is not imported, and the package onnx is not needed.
 
     Raises FormatError for a file that is damaged, and for one that others wrote, whose states cannot be told;
-    ArgumentError for `threads` below 1; BackendUnavailable where onnxruntime is not installed; OSError where the file
-    cannot be read.
+    ArgumentError for a decoder with a memory, and for `threads` below 1; BackendUnavailable where onnxruntime is not
+    installed; OSError where the file cannot be read.
     """
     _check_count("threads", threads)
     content = bytes(model) if isinstance(model, bytes | bytearray | memoryview) else Path(model).read_bytes()
@@ -61,6 +61,12 @@ class Model:
                 f"{', '.join(outputs)}",
                 expected="a file that recurra wrote",
                 advice=_ADVICE,
+            )
+        if "memory" in optional:
+            raise ArgumentError(
+                "the model reads a memory, which a stream does not hand over",
+                expected="a file without one",
+                advice="Run it with onnxruntime: memory is an input, the states are inputs and outputs",
             )
         result = outputs[self._outputs[0]]
         if result.type not in _DTYPES:

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra.errors import ArgumentError
-from recurra.nn import State
+from recurra.nn import AttentionDecoder, State
 from recurra.nn.state import state_tensors
 from recurra.onnx.parts import Parts
 from recurra.onnx.sessions import open_session
+
+Memory = tuple[Tensor, Tensor]
+"""A memory (batch, source time, columns) and how long it is in each row (batch,)."""
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
 """The largest difference, relative to the largest value: that of the laws."""
@@ -39,11 +42,14 @@ class Session:
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
         elapsed: Tensor | None = None,
+        memory: Memory | None = None,
     ) -> list[NDArray[Any]]:
-        """All outputs, for the arguments of a layer."""
+        """All outputs, for the arguments of a layer; `memory` are those of `AttentionDecoder.attend`."""
         given = {"x" if x.is_floating_point() else "tokens": x}
         if lengths is not None:
             given["lengths"] = lengths.long()
+        if memory is not None:
+            given |= {"memory": memory[0], "memory_lengths": memory[1].long()}
         if reset is not None:
             given["reset"] = reset
         if elapsed is not None:
@@ -63,13 +69,19 @@ def compare(parts: Parts, content: bytes, state_inputs: Sequence[str], *, with_r
         x, elapsed = _draw(parts, batch, time, generator)
         lengths = torch.arange(time, time - batch, -1) * (torch.arange(batch) != 1) if batch > 1 else None
         earlier, before = _draw(parts, batch, 2, generator)
-        _, state = parts.call(earlier, parts.layers.initial_state(batch), lengths=None, elapsed=before)
+        initial = parts.layers.initial_state(batch)
+        begins: list[tuple[State | None, State, Memory | None]] = [(None, initial, None)]
+        if isinstance(parts.layers, AttentionDecoder):
+            memory = _draw_memory(parts.layers, batch, generator)
+            initial = parts.layers.attend(*memory)
+            begins.append((None, initial, memory))
+        _, state = parts.call(earlier, initial, lengths=None, elapsed=before)
+        begins.append((state, state, None))
         drawn = torch.rand(batch, time, generator=generator) < 0.3
-        for own, reset in itertools.product((state, None), (None, drawn) if with_reset else (None,)):
-            first = parts.layers.initial_state(batch) if own is None else own
+        for (own, first, memory), reset in itertools.product(begins, (None, drawn) if with_reset else (None,)):
             y, after = parts.call(x, first, lengths=lengths, elapsed=elapsed, reset=reset)
             wanted = [y, *state_tensors(after)]
-            got = session.run(x, own, lengths=lengths, elapsed=elapsed, reset=reset)
+            got = session.run(x, own, lengths=lengths, elapsed=elapsed, reset=reset, memory=memory)
             largest = max(largest, *map(difference, got, wanted))
     allowed = TOLERANCE[next(iter(parts.layers.state_dict().values())).dtype]
     if not largest <= allowed:
@@ -99,3 +111,9 @@ def _draw(parts: Parts, batch: int, time: int, generator: torch.Generator) -> tu
     if parts.embedding is not None:
         return torch.randint(0, len(parts.embedding), (batch, time), generator=generator), elapsed
     return torch.randn(batch, time, layers.input_size, generator=generator, dtype=like.dtype), elapsed
+
+
+def _draw_memory(decoder: AttentionDecoder, batch: int, generator: torch.Generator) -> Memory:
+    size, dtype = decoder.attention.memory_size, decoder.combine.weight.dtype
+    memory = torch.randn(batch, 4, size, generator=generator, dtype=dtype)
+    return memory, torch.randint(0, 5, (batch,), generator=generator)

@@ -25,14 +25,16 @@ _BOOL = 9
 @dataclass(frozen=True)
 class Signals:
     """What every layer of a graph reads beside its input: how many rows, the length of each row (batch,), which steps
-    are valid (batch, time, 1), the elapsed time (batch, time) or None, and at which valid steps a row starts afresh
-    (batch, time, 1) or None."""
+    are valid (batch, time, 1), the elapsed time (batch, time) or None, at which valid steps a row starts afresh
+    (batch, time, 1) or None, and the memory (batch, source time, columns) with its valid steps (batch, source time) of
+    a graph that has one."""
 
     batch: str
     lengths: str
     valid: str
     elapsed: str | None
     reset: str | None
+    memory: tuple[str, str] | None = None
 
     def masked(self, builder: GraphBuilder, value: str) -> str:
         """A sequence with zeros in its padding."""
