@@ -144,7 +144,8 @@ class _Graph:
         batch, time = builder.size(source, 0), builder.size(source, 1)
         lengths, valid = self._valid("lengths", batch, time)
         elapsed = "elapsed" if self.parts.layers.uses_elapsed else None
-        memory = self._memory(batch) if isinstance(self.parts.layers, AttentionDecoder) else None
+        layers = self.parts.layers
+        memory = self._memory(layers, batch) if isinstance(layers, AttentionDecoder) else None
         wide = builder.whole(2)
         reset = builder.op("Unsqueeze", builder.op("And", valid, "reset"), wide) if self.with_reset else None
         return Signals(batch, lengths, builder.op("Unsqueeze", valid, wide), elapsed, reset, memory)
@@ -158,10 +159,10 @@ class _Graph:
         steps = builder.op("Range", builder.array(np.array(0)), scalar, builder.array(np.array(1)))
         return ends, builder.op("Less", steps, builder.op("Unsqueeze", ends, builder.whole(1)))
 
-    def _memory(self, batch: str) -> tuple[str, str]:
+    def _memory(self, decoder: AttentionDecoder, batch: str) -> tuple[str, str]:
         """The memory of a decoder for all rows, and which of its steps are valid (batch, source time)."""
         time = self.builder.size("memory", 1)
-        memory = self.builder.expand("memory", batch, time, self.parts.layers.attention.memory_size)
+        memory = self.builder.expand("memory", batch, time, decoder.attention.memory_size)
         return memory, self._valid("memory_lengths", batch, time)[1]
 
     def _finish(self, source: str, target: str, initial: State, columns: Sequence[int]) -> Any:
