@@ -196,7 +196,15 @@ def test_a_signal_when_a_validation_is_due_saves_too(cli, text: Path, tmp_path: 
     with monkeypatch.context() as context:
         context.setattr(Limits, "on_train_batch_end", interrupted)
         assert cli(*arguments)[0] == 130
-    assert 30 <= AtomicFiles().load_checkpoint(run / "trainer.ckpt")["global_step"] < 33
+    reached = AtomicFiles().load_checkpoint(run / "trainer.ckpt")["global_step"]
+    assert 30 <= reached < 33
+    losses = {row["step"]: float(row["validation_loss"]) for row in log_of(run) if row["validation_loss"]}
+    best = min(losses, key=lambda step: losses[step])
+    assert int(best) == reached, "the validation after the interrupt is the best one, as the test wants it"
+    assert read_weights(run)[1] == {"step": best, "validation_loss": repr(losses[best])}
+    code, _, problems = cli("train", "language-model", "--resume", run, "--steps", 20)
+    assert (code, problems.count("\n")) == (2, 1)
+    assert f"expected {reached} or more" in problems
     assert cli("train", "language-model", "--resume", run)[0] == 0
     assert (run / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
 
@@ -346,6 +354,7 @@ def test_settings_come_from_a_file_then_set_then_options(cli, text: Path, tmp_pa
         (["--minutes", "-1"], "'minutes'"),
         (["--resume", "nowhere"], "nowhere"),
         (["--set", "learning_rate=1e30", "--set", "clip=1e30"], "diverged"),
+        (["--set", "learning_rate=1e30", "--set", "clip=1e30", "--set", "log_every=1000"], "the validation loss is"),
     ],
 )
 def test_bad_settings_are_one_line_and_code_2(cli, text: Path, tmp_path: Path, arguments, message):

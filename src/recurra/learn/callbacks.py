@@ -28,8 +28,6 @@ class Record(Callback):
 
     def __init__(self, *, every: int) -> None:
         self._every = every
-        self.latest: float | None = None
-        """Nats a token, over the updates before the last row."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -39,7 +37,6 @@ class Record(Callback):
         if trainer.global_step % self._every == 0 or trainer.should_stop:
             loss = pl_module.mean_loss()
             if loss is not None:
-                self.latest = loss
                 pl_module.record({"learning_rate": pl_module.learning_rate, "train_loss": loss})
 
 
@@ -133,7 +130,11 @@ class StopEarly(EarlyStopping):
 
 
 class BestWeights(Checkpoint):
-    """Writes `weights.safetensors` each time that the validation loss is the lowest so far."""
+    """Writes `weights.safetensors` each time that the validation loss is the lowest so far.
+
+    The validation after an interrupt is none of the run's own, and a resumed run must not know of it: the weights
+    before it are set aside, and come back when the run goes on.
+    """
 
     def __init__(self, run: Run, limits: Limits) -> None:
         self._run = run
@@ -143,14 +144,14 @@ class BestWeights(Checkpoint):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare and keep."""
         assert isinstance(pl_module, Training)
-        # The validation after an interrupt is none of the run's own: a resumed run must not know of it.
-        if self._limits.interrupted and self._run.weights.exists():
-            return
         loss = pl_module.validation_loss
         assert loss is not None
-        if self.best is None or loss < self.best:
-            self.best = loss
-            keep_weights(self._run, pl_module, validation_loss=loss)
+        if self.best is not None and loss >= self.best:
+            return
+        if self._limits.interrupted:
+            self._run.set_weights_aside()
+        self.best = loss
+        keep_weights(self._run, pl_module, validation_loss=loss)
 
     def state_dict(self) -> dict[str, Any]:
         """The lowest loss so far."""

@@ -81,12 +81,13 @@ def fit(
     training = _training(settings, model, parts)
     # At least 2, so that there is a step between two validations after which the run can be left.
     validate_every = None if settings.steps is None else max(2, -(-settings.steps // settings.validations))
+    run.take_weights_back()
     with Interrupts() as interrupts, warnings.catch_warnings():
         # Lightning 2.6 looks at torch's tree specifications in a way that torch 2.13 warns of, at every start.
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         limits = Limits(interrupts, validate_every=validate_every)
+        progress = RunProgress(console, characters_a_token=_characters_a_token(model, parts))
         record = Record(every=settings.log_every)
-        progress = RunProgress(console, record, characters_a_token=_characters_a_token(model, parts))
         callbacks = [*watching, limits, record, progress, SaveState(run, limits, every=settings.save_every)]
         if training.validation is not None:
             callbacks += [StopEarly(patience=settings.patience), BestWeights(run, limits)]

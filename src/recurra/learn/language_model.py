@@ -8,6 +8,7 @@ from rich.console import Console
 from recurra.checkpoint import read_model, save_model
 from recurra.data import Corpus, Parts, Vocabulary, parse_split, read_corpus, read_standard_library
 from recurra.errors import ArgumentError, BackendUnavailable
+from recurra.learn.callbacks import AtomicFiles
 from recurra.learn.fit import Result, fit
 from recurra.learn.run import About, Run
 from recurra.learn.settings import Settings
@@ -51,7 +52,7 @@ def resume(folder: Path, changes: dict[str, object], *, console: Console) -> Res
 
     Raises:
         ArgumentError: there is no run or nothing saved to go on from, another setting was to be changed, or the data
-            are not those of the run.
+            are not those of the run, or the run has made more updates than `steps`.
         FormatError: `trainer.ckpt` is damaged.
     """
     run = Run(folder)
@@ -69,6 +70,13 @@ def resume(folder: Path, changes: dict[str, object], *, console: Console) -> Res
             f"there is nothing to go on from in {str(folder)!r}: it holds no {run.trainer_state.name}",
             advice="The run ended before it saved its state. Begin it again, in another folder: "
             f"recurra train language-model --config {run.settings_file} --out FOLDER",
+        )
+    reached = AtomicFiles().load_checkpoint(run.trainer_state)["global_step"]
+    if "steps" in changes and settings.steps is not None and settings.steps < reached:
+        raise ArgumentError(
+            "steps is less than the updates that the run has made",
+            got=settings.steps,
+            expected=f"{reached:,} or more, of the whole run",
         )
     about = run.read_about()
     if about.ended is not None and not _is_longer(settings, before, about):

@@ -27,6 +27,11 @@ class DivergedError(ArgumentError):
     """The loss is no longer a finite number; the settings, the learning rate above all, do not suit the data."""
 
 
+def _diverged(step: int, what: str) -> DivergedError:
+    advice = "Try a lower learning rate, such as --set learning_rate=0.001."
+    return DivergedError(f"training diverged by step {step}: {what}", advice=advice)
+
+
 class Training(LightningModule):
     """A language model in training.
 
@@ -137,10 +142,7 @@ class Training(LightningModule):
             DivergedError: one of them is infinite or not a number.
         """
         if not math.isfinite(self._nats.item()):
-            raise DivergedError(
-                f"training diverged by step {self.trainer.global_step}: the loss is {self._nats.item()}",
-                advice="Try a lower learning rate, such as --set learning_rate=0.001.",
-            )
+            raise _diverged(self.trainer.global_step, f"the loss is {self._nats.item()}")
 
     def record(self, measured: dict[str, float]) -> None:
         """Write a row into every log."""
@@ -162,6 +164,8 @@ class Training(LightningModule):
         """Report nats a token."""
         assert self.validation is not None
         loss = self.validation_loss = self._validation_nats / self.validation.predicted
+        if not math.isfinite(loss):
+            raise _diverged(self.trainer.global_step, f"the validation loss is {loss}")
         # Lightning would count the step of this row from 0.
         self.log(VALIDATION_LOSS, loss, logger=False)
         self.record({VALIDATION_LOSS: loss})

@@ -7,6 +7,7 @@
     trainer.ckpt          what `--resume` needs: weights, optimizer, random numbers, carried state, progress
     log.csv               step, seconds, learning rate, training and validation loss
     loss.png              the log as a plot
+    uninterrupted.safetensors   the weights that a resumed run goes on with, where an interrupted one left better ones
     tensorboard/          the log for TensorBoard, if that is installed
 
 `recurra.load(folder)` needs the first two only. Each file is written beside its place and then renamed, so a run that
@@ -57,6 +58,20 @@ class Run:
     def weights(self) -> Path:
         """The best weights."""
         return self.folder / WEIGHTS_FILE
+
+    @property
+    def _aside(self) -> Path:
+        return self.folder / "uninterrupted.safetensors"
+
+    def set_weights_aside(self) -> None:
+        """Keep a copy of the best weights, if there are any; `take_weights_back` undoes what comes after."""
+        if self.weights.exists():
+            write_atomically(self._aside, self.weights.read_bytes())
+
+    def take_weights_back(self) -> None:
+        """The weights that were set aside are the best ones again, if there are any."""
+        if self._aside.exists():
+            self._aside.replace(self.weights)
 
     @property
     def trainer_state(self) -> Path:

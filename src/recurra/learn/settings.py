@@ -38,14 +38,14 @@ class Settings(BaseModel):
     """Recurrent layers, one on top of the other."""
     embedding: int = Field(default=64, ge=1)
     """Features of a token before the first layer."""
-    dropout: float = Field(default=0.2, ge=0, lt=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     """Share of features set to zero in training: of the embedding, between layers and before the softmax."""
     tied: bool = False
     """Whether the softmax takes its weights from the embedding."""
 
     batch: int = Field(default=32, ge=1)
     """Rows that the text is laid out in; they are read in parallel."""
-    window: int = Field(default=100, ge=1)
+    window: int = Field(default=50, ge=1)
     """Steps that the gradient flows back through time; the state is carried on beyond them."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     """AdamW, Adam, or stochastic gradient descent with momentum."""
