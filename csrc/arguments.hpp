@@ -33,6 +33,7 @@ struct Arguments {
   void* const* parameters;
   const float* const* scales;  // null: no parameter is int8; scales[i] not null: parameter i is, with one scale a row
   const Int8Kernels* int8;
+  const std::uint8_t* bfloat16;  // null: no parameter is bfloat16; else of each one whether it is
   void* const* initial;
   void* const* final;     // the final states, or their cotangents (null: zero) in a backward plan
   void* const* grad_initial;

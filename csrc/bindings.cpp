@@ -75,7 +75,8 @@ void require(Address address, const Arguments& call, const char* name) {
 void forward(const Plan& plan, int item_size, long batch, long time, int threads, Address x, long x_batch_stride,
              long x_time_stride, Address y, long y_batch_stride, long y_time_stride, Address elapsed,
              long elapsed_batch_stride, long elapsed_time_stride, Address lengths, Address reset, Address tape,
-             const nb::list& parameters, const nb::list& initial, const nb::list& final, const nb::object& scales) {
+             const nb::list& parameters, const nb::list& initial, const nb::list& final, const nb::object& scales,
+             const nb::object& bfloat16) {
   if (plan.direction == Direction::backward) throw std::invalid_argument("forward of a backward plan");
   const bool empty = batch == 0;
   const Addresses parameter_list(parameters, plan.parameters.size(), "parameters", false);
@@ -96,6 +97,13 @@ void forward(const Plan& plan, int item_size, long batch, long time, int threads
   call.tape = pointer(tape);
   call.parameters = parameter_list.data();
   if (scale_list) call.scales = reinterpret_cast<const float* const*>(scale_list->data());
+  if (!bfloat16.is_none()) {
+    const auto flags = nb::cast<nb::bytes>(bfloat16);
+    if (flags.size() != plan.parameters.size())
+      throw std::invalid_argument("bfloat16 has " + std::to_string(flags.size()) + " bytes, expected " +
+                                  std::to_string(plan.parameters.size()));
+    call.bfloat16 = static_cast<const std::uint8_t*>(flags.data());
+  }
   call.initial = initial_list.data();
   call.final = final_list.data();
   if (plan.input_columns > 0) require(x, call, "x");
@@ -184,7 +192,8 @@ NB_MODULE(_engine, m) {
            nb::arg("x"), nb::arg("x_batch_stride"), nb::arg("x_time_stride"), nb::arg("y"), nb::arg("y_batch_stride"),
            nb::arg("y_time_stride"), nb::arg("elapsed"), nb::arg("elapsed_batch_stride"),
            nb::arg("elapsed_time_stride"), nb::arg("lengths"), nb::arg("reset"), nb::arg("tape"),
-           nb::arg("parameters"), nb::arg("initial"), nb::arg("final"), nb::arg("scales") = nb::none())
+           nb::arg("parameters"), nb::arg("initial"), nb::arg("final"), nb::arg("scales") = nb::none(),
+           nb::arg("bfloat16") = nb::none())
       .def("backward", backward, nb::arg("item_size"), nb::arg("batch"), nb::arg("time"), nb::arg("threads"),
            nb::arg("x"), nb::arg("x_batch_stride"), nb::arg("x_time_stride"), nb::arg("grad_y"),
            nb::arg("grad_y_batch_stride"), nb::arg("grad_y_time_stride"), nb::arg("elapsed"),

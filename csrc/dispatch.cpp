@@ -84,19 +84,25 @@ void check_item_size(int item_size) {
   if (item_size != 4 && item_size != 8) fail("item_size is " + std::to_string(item_size) + ", expected 4 or 8");
 }
 
-// What the kernels of int8 weights can compute.
-void check_int8(const Plan& plan, const Arguments& call) {
-  if (call.item_size != 4) fail("int8 weights come with float32, got item_size " + std::to_string(call.item_size));
-  if (plan.direction != Direction::infer) fail("int8 weights are for infer plans");
+// What products with int8 or bfloat16 weights can compute.
+void check_small(const Plan& plan, const Arguments& call) {
+  if (call.scales == nullptr && call.bfloat16 == nullptr) return;
+  if (call.item_size != 4)
+    fail("int8 and bfloat16 weights come with float32, got item_size " + std::to_string(call.item_size));
+  if (plan.direction != Direction::infer) fail("int8 and bfloat16 weights are for infer plans");
+  const auto is_int8 = [&](std::size_t i) { return call.scales != nullptr && call.scales[i] != nullptr; };
   for (std::size_t i = 0; i < plan.parameters.size(); ++i) {
     const Parameter& p = plan.parameters[i];
-    const bool fits = p.columns > 0 && p.columns <= int8_most_summands && !p.sparse;
-    if (call.scales[i] != nullptr && !fits)
-      fail("parameter " + std::to_string(i) + " is int8, expected a dense matrix of at most " +
-           std::to_string(int8_most_summands) + " columns");
+    const auto name = [i] { return "parameter " + std::to_string(i) + " is "; };
+    const bool dense = p.columns > 0 && !p.sparse;
+    if (is_int8(i) && !(dense && p.columns <= int8_most_summands))
+      fail(name() + "int8, expected a dense matrix of at most " + std::to_string(int8_most_summands) + " columns");
+    if (call.bfloat16 == nullptr || !call.bfloat16[i]) continue;
+    if (is_int8(i)) fail(name() + "both int8 and bfloat16");
+    if (!dense) fail(name() + "bfloat16, expected a dense matrix");
   }
   for (const ProductPhase& product : plan.products)
-    if (call.scales[product.parameter] != nullptr && product.transposed)
+    if (is_int8(static_cast<std::size_t>(product.parameter)) && product.transposed)
       fail("parameter " + std::to_string(product.parameter) + " is int8, and a product uses it transposed");
 }
 
@@ -111,7 +117,7 @@ void check(const Plan& plan, const Arguments& call) {
     if (call.lengths[b] < 0 || call.lengths[b] > call.time)
       fail("lengths[" + std::to_string(b) + "] is " + std::to_string(call.lengths[b]) + ", expected 0 to " +
            std::to_string(call.time));
-  if (call.scales != nullptr) check_int8(plan, call);
+  check_small(plan, call);
   if (call.batch == 0 || call.time == 0) return;
   if (plan.uses_elapsed && call.elapsed.address == nullptr) fail("the plan uses elapsed, which was not given");
   if (plan.tape_columns > 0 && call.tape == nullptr) fail("the plan uses a tape, which was not given");
@@ -150,7 +156,7 @@ std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call) {
 }
 
 std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters,
-                                       const float* const* scales) {
+                                       const float* const* scales, const std::uint8_t* bfloat16) {
   check_item_size(item_size);
   if (plan.direction == Direction::backward) fail("parameters of a backward plan cannot be packed ahead");
   Arguments call{};
@@ -158,7 +164,8 @@ std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* co
   call.batch = call.time = call.threads = 1;
   call.parameters = parameters;
   call.scales = scales;
-  if (scales != nullptr) check_int8(plan, call);
+  call.bfloat16 = bfloat16;
+  check_small(plan, call);
   return engine().pack(plan, call);
 }
 

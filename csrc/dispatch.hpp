@@ -18,7 +18,7 @@ std::vector<std::string> available_isas();
 void run(const Plan& plan, Arguments call);
 // Packs the parameters of a forward plan. Throws std::invalid_argument and std::bad_alloc.
 std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* const* parameters,
-                                       const float* const* scales);
+                                       const float* const* scales, const std::uint8_t* bfloat16);
 // What many calls of this size share; null where they would run on several threads. Throws as `run` does.
 std::unique_ptr<Prepared> prepare(const Plan& plan, const Arguments& call);
 // Whether giving up the interpreter's lock for the call would cost more than others could do meanwhile.

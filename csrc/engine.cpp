@@ -25,8 +25,11 @@ template <class T> void pack(const Problem<T>& p, int index, int threads) {
     const long columns = p.plan.parameters[pack.parameter].columns;
     const long row_stride = pack.transposed ? 1 : columns, column_stride = pack.transposed ? columns : 1;
     const Range mine = share_of(Product<T>::panels(pack.count), 1, index, threads);
-    Product<T>::pack(p.parameter(pack.parameter) + pack.begin * row_stride, row_stride, column_stride, pack.count,
-                     pack.k, p.packs[i], mine.begin, mine.end);
+    p.with_elements(pack.parameter, [&](const auto* matrix) {
+      using Element = std::decay_t<decltype(*matrix)>;
+      Product<T, Element>::pack(matrix + pack.begin * row_stride, row_stride, column_stride, pack.count, pack.k,
+                                static_cast<Element*>(p.packs[i]), mine.begin, mine.end);
+    });
   }
 }
 
@@ -236,7 +239,7 @@ template <class T> double step_time(const Problem<T>& p, double rows, double par
   for (const Phase& phase : plan.sections[section_loop])
     if (phase.type == PhaseType::product) {
       const ProductPhase& product = plan.products[phase.index];
-      const double weight = part * (p.is_int8(product.parameter) ? 1 : sizeof(T));
+      const double weight = part * static_cast<double>(p.element_size(product.parameter));
       for (const Block& block : product.blocks) bytes += weight * static_cast<double>(block.count * product.summands(block));
     }
   const double tiles = std::ceil(rows / tile_rows);

@@ -3,6 +3,7 @@
 
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
@@ -82,15 +83,19 @@ class Frozen {
     if (!scales.empty()) copy_scales(scales);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Parameter& p = plan_.parameters[i];
-      if (!is_int8(i)) check_floats(parameters[i], "a parameter", item_size);
-      else if (parameters[i].dtype() != nb::dtype<std::int8_t>())
-        fail("a parameter with scales has another dtype than int8");
+      bfloat16_.push_back(!is_int8(i) && parameters[i].dtype() == nb::dtype<std::uint16_t>());
+      if (is_int8(i)) {
+        if (parameters[i].dtype() != nb::dtype<std::int8_t>())
+          fail("a parameter with scales has another dtype than int8");
+      } else if (!bfloat16_[i]) {
+        check_floats(parameters[i], "a parameter", item_size);
+      }
       check_whole(parameters[i], "a parameter");
       if (p.columns == 0) check_shape(parameters[i], "a parameter", {p.rows});
       else check_shape(parameters[i], "a parameter", {p.rows, p.columns});
       addresses_.push_back(address(parameters[i]));
     }
-    packed_ = pack(plan_, item_size, addresses_.data(), int8_scales());
+    packed_ = pack(plan_, item_size, addresses_.data(), int8_scales(), bfloat16());
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Parameter& p = plan_.parameters[i];
       // a matrix is read in its packed form only, but for one of int8
@@ -110,6 +115,7 @@ class Frozen {
     call.packed = packed_.get();
     call.scales = int8_scales();
     call.int8 = &int8_kernels();
+    call.bfloat16 = bfloat16();
     // the plan may read what was not given
     if (plan_.uses_elapsed && call.elapsed.address == nullptr && call.batch * call.time > 0) fail("elapsed is missing");
     if (is_short(plan_, call)) {
@@ -209,6 +215,11 @@ class Frozen {
   bool is_int8(std::size_t i) const { return !scales_.empty() && scales_[i] != nullptr; }
   const float* const* int8_scales() const { return scales_.empty() ? nullptr : scales_.data(); }
 
+  const std::uint8_t* bfloat16() const {
+    const bool any = std::find(bfloat16_.begin(), bfloat16_.end(), 1) != bfloat16_.end();
+    return any ? bfloat16_.data() : nullptr;
+  }
+
   void copy_scales(const std::vector<Maybe>& scales) {
     if (scales.size() != plan_.parameters.size())
       fail("got " + std::to_string(scales.size()) + " scales, expected " + std::to_string(plan_.parameters.size()));
@@ -230,6 +241,7 @@ class Frozen {
   int item_size_;
   std::vector<void*> addresses_;  // of packed matrices: null
   std::vector<Memory> kept_, scale_memory_;
+  std::vector<std::uint8_t> bfloat16_;  // of each parameter, whether it is given as the bits of bfloat16
   std::vector<const float*> scales_;  // empty: nothing is int8; null: this parameter is not
   std::unique_ptr<PackedParameters> packed_;
   mutable Again again_;

@@ -7,6 +7,7 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "arena.hpp"
@@ -74,7 +75,7 @@ template <class T> struct Scratch {
 
 // What the packs of a plan's matrices are made into; `memory` holds them where they outlive the call.
 template <class T> struct Packed : PackedParameters {
-  std::vector<T*> packs;
+  std::vector<void*> packs;
   std::vector<SparseRows<T>> sparse;
   std::vector<long> nonzero;
   std::unique_ptr<char, void (*)(void*)> memory{nullptr, std::free};
@@ -97,7 +98,7 @@ template <class T> struct Problem {
 
   T *constants = nullptr, *units = nullptr, *outer_pack = nullptr;
   T **chunk = nullptr, **temp = nullptr, **state[2] = {}, **gradient[2] = {}, **initial = nullptr, **restart = nullptr;
-  T** packs = nullptr;
+  void** packs = nullptr;  // of each, elements of the kind that its matrix has
   SparseRows<T>* sparse_packs = nullptr;
   std::vector<long> nonzero;  // of each parameter whose zeros are left out, else -1; empty: none
   long* outer_offset = nullptr;  // of each operand b of each OUTER, in the order of the plan
@@ -151,6 +152,17 @@ template <class T> struct Problem {
   const Packed<T>* ready_packs() const { return static_cast<const Packed<T>*>(call.packed); }
 
   bool is_int8(int parameter) const { return call.scales && call.scales[parameter]; }
+  bool is_bfloat16(int parameter) const { return call.bfloat16 && call.bfloat16[parameter]; }
+  long element_size(int parameter) const {
+    return is_int8(parameter) ? 1 : static_cast<long>(is_bfloat16(parameter) ? sizeof(Bfloat16) : sizeof(T));
+  }
+  // Hands a matrix that is not int8 to `use`, as what its elements are. They are bfloat16 where T is float only:
+  // dispatch.cpp has checked that.
+  template <class Use> void with_elements(int index, const Use& use) const {
+    if constexpr (sizeof(T) == sizeof(float))
+      if (is_bfloat16(index)) return use(static_cast<const Bfloat16*>(call.parameters[index]));
+    use(static_cast<const T*>(call.parameters[index]));
+  }
   bool is_sparse(int parameter) const { return !nonzero.empty() && nonzero[parameter] >= 0; }
 
   // Leaving out the zeros pays where the rows are few: more of them share the loading of a dense matrix.
@@ -220,16 +232,18 @@ template <class T> struct Problem {
 
   void lay_out_packs(Carver& carver) {
     if (const Packed<T>* ready = ready_packs()) {
-      packs = const_cast<T**>(ready->packs.data());
+      packs = const_cast<void**>(ready->packs.data());
       sparse_packs = const_cast<SparseRows<T>*>(ready->sparse.data());
       return;
     }
-    packs = carver.take<T*>(static_cast<long>(plan.packs.size()));
+    packs = carver.take<void*>(static_cast<long>(plan.packs.size()));
     sparse_packs = carver.take<SparseRows<T>>(static_cast<long>(plan.packs.size()));
     for (std::size_t i = 0; i < plan.packs.size(); ++i) {
       const Pack& pack = plan.packs[i];
       const bool sparse = is_sparse(pack.parameter);
-      T* packed = carver.take<T>(use_packs && !sparse && !is_int8(pack.parameter) ? Product<T>::packed_size(pack.count, pack.k) : 0);
+      const bool dense = use_packs && !sparse && !is_int8(pack.parameter);
+      void* packed = carver.take<char>(
+          dense ? product_of(Product<T>::packed_size(pack.count, pack.k), element_size(pack.parameter)) : 0);
       const long count = sparse ? nonzero[pack.parameter] : 0;
       const SparseRows<T> rows{carver.take<long>(sparse ? pack.count + 1 : 0), carver.take<std::int32_t>(count),
                                carver.take<T>(count)};

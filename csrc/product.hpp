@@ -4,7 +4,7 @@
 // so results do not depend on how rows and columns are grouped or split between threads.
 #pragma once
 
-#include "vector.hpp"
+#include "bfloat16.hpp"
 
 namespace recurra {
 namespace RECURRA_ISA {
@@ -27,13 +27,14 @@ constexpr int dot_chains = vector_bytes == 64 ? 2 : 1;
 constexpr RECURRA_INLINE long smaller(long a, long b) { return a < b ? a : b; }
 constexpr RECURRA_INLINE long larger(long a, long b) { return a > b ? a : b; }
 
-template <class T> struct Tile {
+// Sums of T with a matrix of Element, which T has all of.
+template <class T, class Element = T> struct Tile {
   using Vector = Vec<T>;
   static constexpr long V = Vector::V;
 
   struct Operands {
     long k;      // number of summands
-    const T* b;  // vector w of panel p of summand i is at b + i * k_stride + p * panel_stride + w * V
+    const Element* b;  // vector w of panel p of summand i is at b + i * k_stride + p * panel_stride + w * V
     long k_stride, panel_stride;
     long column;      // first column of the tile in the rows of init and c; the panels' columns follow each other there
     long last_lanes;  // lanes in use of the last vector
@@ -68,7 +69,7 @@ template <class T> struct Tile {
         sum[r][C - 1] = load_last(p + (C - 1) * V, last_lanes);
       }
     }
-    const T* b = o.b;
+    const Element* b = o.b;
     for (long i = 0, k = o.k; i < k; ++i, b += k_stride) {
       if constexpr (R < C) {
         Vector factor[R];
@@ -76,8 +77,8 @@ template <class T> struct Tile {
         for (int r = 0; r < R; ++r) factor[r] = Vector(factors(r, i));
 #pragma GCC unroll 16
         for (int w = 0; w < C; ++w) {
-          const T* p = b + w / W * panel_stride + w % W * V;
-          Vector column = whole_b || w < C - 1 ? Vector::load(p) : Vector::load_partial(p, last_lanes);
+          const Element* p = b + w / W * panel_stride + w % W * V;
+          Vector column = whole_b || w < C - 1 ? widened(p) : widened(p, last_lanes);
           if constexpr (R > 1) column = in_register(column);
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r) sum[r][w] = fma_(factor[r], column, sum[r][w]);
@@ -86,8 +87,8 @@ template <class T> struct Tile {
         Vector column[C];
 #pragma GCC unroll 16
         for (int w = 0; w < C; ++w) {
-          const T* p = b + w / W * panel_stride + w % W * V;
-          column[w] = whole_b || w < C - 1 ? Vector::load(p) : Vector::load_partial(p, last_lanes);
+          const Element* p = b + w / W * panel_stride + w % W * V;
+          column[w] = whole_b || w < C - 1 ? widened(p) : widened(p, last_lanes);
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
@@ -107,8 +108,8 @@ template <class T> struct Tile {
     }
   }
 
-  static RECURRA_INLINE Vector load_last(const T* p, long lanes) {
-    return lanes == V ? Vector::load(p) : Vector::load_partial(p, lanes);
+  template <class From> static RECURRA_INLINE Vector load_last(const From* p, long lanes) {
+    return lanes == V ? widened(p) : widened(p, lanes);
   }
 };
 
@@ -126,15 +127,15 @@ template <template <int, int> class Get> RECURRA_INLINE auto find_tile(long heig
   return functions[vectors - 1][height - 1];
 }
 
-template <class T> struct Product {
+template <class T, class Element = T> struct Product {
   using Vector = Vec<T>;
-  using Operands = typename Tile<T>::Operands;
+  using Operands = typename Tile<T, Element>::Operands;
   static constexpr long V = Vector::V;
   static constexpr long panel = tile_vectors * V;
 
   // As many summands of a panel as the first cache holds beside the rows; where there are 32 registers, tiles are so wide
   // that the second cache keeps up with them.
-  static constexpr long panel_depth = (vector_bytes == 64 ? 64 << 10 : 16 << 10) / (panel * long(sizeof(T)));
+  static constexpr long panel_depth = (vector_bytes == 64 ? 64 << 10 : 16 << 10) / (panel * long(sizeof(Element)));
 
   static long panels(long n) { return (n + panel - 1) / panel; }
   static long packed_size(long n, long k) { return (n + V - 1) / V * V * k; }
@@ -143,12 +144,12 @@ template <class T> struct Product {
 
   // Packs panels [panel_begin, panel_end) of the n x k matrix whose element (i, j) is m[i * row_stride + j *
   // column_stride]; one of the strides is 1. A panel is [k][width], zero beyond n.
-  static void pack(const T* m, long row_stride, long column_stride, long n, long k, T* packed, long panel_begin,
-                   long panel_end) {
+  static void pack(const Element* m, long row_stride, long column_stride, long n, long k, Element* packed,
+                   long panel_begin, long panel_end) {
     for (long index = panel_begin; index < panel_end; ++index) {
       const long begin = index * panel, count = smaller(panel, n - begin), stride = width(n, index);
-      const T* in = m + begin * row_stride;
-      T* out = packed + begin * k;
+      const Element* in = m + begin * row_stride;
+      Element* out = packed + begin * k;
       if (column_stride == 1) {
         for (long i = 0; i < count; i += V)
           transpose(in + i * row_stride, row_stride, smaller(V, count - i), k, out + i, stride);
@@ -159,15 +160,15 @@ template <class T> struct Product {
   }
 
   // `stride` elements, a multiple of the vector's, of which the first `count` are copied and the others zero.
-  static RECURRA_INLINE void copy(const T* in, long count, T* out, long stride) {
+  static RECURRA_INLINE void copy(const Element* in, long count, Element* out, long stride) {
     long i = 0;
-    for (; i + V <= count; i += V) Vector::store(out + i, Vector::load(in + i));
-    if (i < stride) Vector::store(out + i, Vector::load_partial(in + i, count - i));
+    for (; i + V <= count; i += V) store_narrowed(out + i, widened(in + i));
+    if (i < stride) store_narrowed(out + i, widened(in + i, count - i));
   }
 
   // c[r][j] = (init ? init[r][j] : 0) + sum over i < segment_k of a[r][i] * M[j][k_begin + i], for the columns j of
   // panels [panel_begin, panel_end). A row of init may be the same row of c. Memory beyond column n is not touched.
-  static void product(long rows, const T* const* a, long segment_k, const T* packed, long k, long k_begin, long n,
+  static void product(long rows, const T* const* a, long segment_k, const Element* packed, long k, long k_begin, long n,
                       const T* const* init, T* const* c, long panel_begin, long panel_end) {
     if (rows <= 0) return;
     const long tiles = (rows + tile_rows - 1) / tile_rows, whole_panels = smaller(panel_end, n / panel);
@@ -177,7 +178,7 @@ template <class T> struct Product {
       count = rows <= 3 && index + panels_at_once(rows) <= whole_panels ? panels_at_once(rows) : 1;
       const long begin = index * panel, stride = width(n, index), lanes = smaller(panel, n - begin) - (stride - V);
       for (long i = 0; i < segment_k || i == 0; i += depth) {
-        const T* b = packed + begin * k + (k_begin + i) * stride;
+        const Element* b = packed + begin * k + (k_begin + i) * stride;
         const Operands o = {smaller(depth, segment_k - i), b, stride, panel * k, begin, lanes, i};
         const T* const* from = i == 0 ? init : c;
         for (long tile = 0; tile < tiles; ++tile) {
@@ -192,7 +193,7 @@ template <class T> struct Product {
 
   // The same from the matrix as it is, for few rows: columns [column_begin, column_end) of the result. The sums may be
   // in another order than those of `product`, but depend as little on rows and column ranges.
-  static void direct(long rows, const T* const* a, long segment_k, const T* m, long row_stride, long column_stride,
+  static void direct(long rows, const T* const* a, long segment_k, const Element* m, long row_stride, long column_stride,
                      long k_begin, const T* const* init, T* const* c, long column_begin, long column_end) {
     if (column_stride == 1) {
       for (long j = column_begin; j < column_end; j += dot_group)
@@ -222,10 +223,10 @@ template <class T> struct Product {
  private:
   template <int R, int P, int W, bool whole_b>
   static void tile(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
-    typename Tile<T>::template RowFactors<R> factors;
+    typename Tile<T, Element>::template RowFactors<R> factors;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) factors.rows[r] = a[r] + o.a_begin;
-    Tile<T>::template run<R, P, W, whole_b>(o, factors, init, c);
+    Tile<T, Element>::template run<R, P, W, whole_b>(o, factors, init, c);
   }
   template <int R, int W> struct PackedTile {
     static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
@@ -246,7 +247,7 @@ template <class T> struct Product {
   static constexpr int block = 16 / int(sizeof(T)), blocks = int(vector_bytes) / 16;
 
   // Writes up to V rows of a row-major matrix as up to V columns of a panel, and zeros for the missing ones.
-  static void transpose(const T* in, long in_stride, long rows, long k, T* out, long out_stride) {
+  static void transpose(const Element* in, long in_stride, long rows, long k, Element* out, long out_stride) {
     long j = 0;
     if (rows == V)
       for (; j + block <= k; j += block) transpose_block(in + j, in_stride, out + j * out_stride, out_stride, block);
@@ -254,18 +255,20 @@ template <class T> struct Product {
     for (; j < k; j += V) {
       const long columns = smaller(V, k - j);
       for (long i = 0; i < rows; ++i)
-        Vector::store(edge + i * V, Vector::load_partial(in + i * in_stride + j, columns));
+        Vector::store(edge + i * V, widened(in + i * in_stride + j, columns));
       for (long i = 0; i < columns; i += block)
         transpose_block(edge + i, V, out + (j + i) * out_stride, out_stride, smaller(block, columns - i));
     }
   }
   // V rows of `block` elements become `columns` vectors.
-  static RECURRA_INLINE void transpose_block(const T* in, long in_stride, T* out, long out_stride, long columns) {
+  template <class From>
+  static RECURRA_INLINE void transpose_block(const From* in, long in_stride, Element* out, long out_stride,
+                                             long columns) {
     Vector result[block];
-    const Vector a = load_blocks(in, block * in_stride), b = load_blocks(in + in_stride, block * in_stride);
+    const Vector a = widened_blocks(in, block * in_stride), b = widened_blocks(in + in_stride, block * in_stride);
     if constexpr (block == 4) {
-      const Vector c = load_blocks(in + 2 * in_stride, block * in_stride),
-                   d = load_blocks(in + 3 * in_stride, block * in_stride);
+      const Vector c = widened_blocks(in + 2 * in_stride, block * in_stride),
+                   d = widened_blocks(in + 3 * in_stride, block * in_stride);
       const Vector ac = interleave_low(a, c), bd = interleave_low(b, d), ac2 = interleave_high(a, c),
                    bd2 = interleave_high(b, d);
       result[0] = interleave_low(ac, bd), result[1] = interleave_high(ac, bd);
@@ -275,12 +278,12 @@ template <class T> struct Product {
     }
 #pragma GCC unroll 4
     for (int j = 0; j < block; ++j)
-      if (j < columns) Vector::store(out + j * out_stride, result[j]);
+      if (j < columns) store_narrowed(out + j * out_stride, result[j]);
   }
 
   struct Dots {
     long k;
-    const T* m;  // the first of the matrix rows
+    const Element* m;  // the first of the matrix rows
     long stride, column, count;
   };
   // c[r][column + j] = (init or 0) + a[r] . row j of m, for `count` <= dot_group rows of m. Vector i of k goes to chain
@@ -308,7 +311,8 @@ template <class T> struct Product {
   static RECURRA_INLINE void lane_sums(const Dots& d, int first, const T* const* a, Vector (&result)[R][dot_group]) {
     constexpr int A = dot_chains;
     Vector sum[R][C][A];
-    const T *rows[R], *m = d.m + first * d.stride;
+    const T* rows[R];
+    const Element* m = d.m + first * d.stride;
     const long stride = d.stride, k = d.k;
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
@@ -329,7 +333,7 @@ template <class T> struct Product {
       for (int j = 0; j < C; ++j) {
 #pragma GCC unroll 4
         for (int h = 0; h < A; ++h) {
-          Vector other = Vector::load(m + j * stride + i + h * V);
+          Vector other = widened(m + j * stride + i + h * V);
           if constexpr (R > 1) other = in_register(other);
 #pragma GCC unroll 4
           for (int r = 0; r < R; ++r) sum[r][j][h] = fma_(factor[r][h], other, sum[r][j][h]);

@@ -214,16 +214,19 @@ template <class T> class Worker {
       return;
     }
     if (p_.is_int8(phase.parameter)) return int8_product(phase, block, segment, count, init, panels);
-    if (p_.use_packs) {
-      Product<T>::product(count, s_.a, segment.length, p_.packs[block.pack], phase.k, segment.begin, block.count, init,
-                          s_.c, panels.begin, panels.end);
-      return;
-    }
-    const long columns = p_.plan.parameters[phase.parameter].columns;
-    const long row_stride = phase.transposed ? 1 : columns, column_stride = phase.transposed ? columns : 1;
-    Product<T>::direct(count, s_.a, segment.length, p_.parameter(phase.parameter) + block.begin * row_stride,
-                       row_stride, column_stride, segment.begin, init, s_.c, panels.begin * Product<T>::panel,
-                       smaller(block.count, panels.end * Product<T>::panel));
+    p_.with_elements(phase.parameter, [&](const auto* matrix) {
+      using Element = std::decay_t<decltype(*matrix)>;
+      if (p_.use_packs) {
+        Product<T, Element>::product(count, s_.a, segment.length, static_cast<const Element*>(p_.packs[block.pack]),
+                                     phase.k, segment.begin, block.count, init, s_.c, panels.begin, panels.end);
+        return;
+      }
+      const long columns = p_.plan.parameters[phase.parameter].columns;
+      const long row_stride = phase.transposed ? 1 : columns, column_stride = phase.transposed ? columns : 1;
+      Product<T, Element>::direct(count, s_.a, segment.length, matrix + block.begin * row_stride, row_stride,
+                                  column_stride, segment.begin, init, s_.c, panels.begin * Product<T>::panel,
+                                  smaller(block.count, panels.end * Product<T>::panel));
+    });
   }
 
   // A strip of columns of a few rows at a time, so that the registers stay in the first cache.

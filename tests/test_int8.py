@@ -1,4 +1,4 @@
-"""Int8 weights: products to the bit, cells near their float32 selves, threads, refusals, files, `recurra export`."""
+"""Int8 weights: products to the bit, cells near their float32 selves, threads, refusals, files; `recurra export`."""
 
 import os
 import subprocess
@@ -400,32 +400,37 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return run
 
 
-def test_export_writes_a_smaller_model_and_prints_what_changed(cli, tmp_path):
+@pytest.mark.parametrize("weights", FORMS)
+def test_export_writes_a_smaller_model_and_prints_what_changed(weights, cli, tmp_path):
     folder = save(language_model(True), tmp_path / "run")
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat " * 20)
-    code, printed, problems = cli("export", folder, "--int8", "--data", text)
+    code, printed, problems = cli("export", folder, f"--{weights}", "--data", text)
     assert (code, problems) == (0, "")
-    for word in ("weights", "step", "loss", "nats/char", "run-int8"):
+    for word in ("weights", "step", "loss", "nats/char", f"run-{weights}"):
         assert word in printed
-    assert isinstance(load(tmp_path / "run-int8").embedding, SmallEmbedding)
-    code, printed, _ = cli("evaluate", tmp_path / "run-int8", "--data", text)
+    embedding = load(tmp_path / f"run-{weights}").embedding
+    assert isinstance(embedding, SmallEmbedding)
+    assert embedding.form_name == weights
+    code, printed, _ = cli("evaluate", tmp_path / f"run-{weights}", "--data", text)
     assert code == 0
-    code, _, problems = cli("export", folder, "--int8", "--data", text)
+    code, _, problems = cli("export", folder, f"--{weights}", "--data", text)
     assert code == 2
     assert "holds a model already" in problems
 
 
-def test_export_refuses_when_the_loss_moves_and_writes_nothing(cli, tmp_path):
+@pytest.mark.parametrize("weights", FORMS)
+def test_export_refuses_when_the_loss_moves_and_writes_nothing(weights, cli, tmp_path):
     folder = save(language_model(False), tmp_path / "run")
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat " * 20)
-    out = tmp_path / "out"
-    code, printed, problems = cli("export", folder, "--int8", "--data", text, "--tolerance", 1e-9, "--out", out)
+    out, flag = tmp_path / "out", f"--{weights}"
+    code, printed, problems = cli("export", folder, flag, "--data", text, "--tolerance", 1e-9, "--out", out)
     assert (code, printed) == (2, "")
     assert "Nothing was written" in problems
     assert not out.exists()
-    for arguments in (("--int8", "--tolerance", "-1"), (), ("--int8", "--data", tmp_path / "nothing.txt")):
+    wrong = ((flag, "--tolerance", "-1"), (), (flag, "--data", tmp_path / "nothing.txt"), ("--int8", "--bfloat16"))
+    for arguments in wrong:
         code, _, problems = cli("export", folder, "--out", out, *arguments)
         assert code == 2
         assert problems.startswith("recurra: ")

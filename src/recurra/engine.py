@@ -87,7 +87,8 @@ def frozen(
     """A forward plan with parameters that never change, packed once: `forward`, `step`.
 
     `parameters` are contiguous arrays of the plan's shapes, of 4 or 8 bytes an element; where there are `scales`, of
-    int8, with one for each row. Raises BackendUnavailable without an engine.
+    int8, with one for each row; a matrix beside float32 may be of uint16, the bits of bfloat16. Raises
+    BackendUnavailable without an engine.
     """
     return _engine().Frozen(plan, item_size, parameters, scales or [])
 

@@ -103,28 +103,33 @@ def export(
     int8: Annotated[
         bool, typer.Option("--int8", help="Write a model with int8 weights, a quarter of the size.")
     ] = False,
+    bfloat16: Annotated[
+        bool, typer.Option("--bfloat16", help="Write a model with bfloat16 weights, half the size.")
+    ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(help="With --int8, a text to compare the loss on; the run's validation part if not given."),
+        typer.Option(help="For small weights, a text to compare the loss on; the run's validation part if not given."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="With --int8, refuse when the loss moves by more, in nats a character.")
+        float, typer.Option(help="For small weights, refuse when the loss moves by more, in nats a character.")
     ] = 0.01,
     out: Annotated[
-        Path | None, typer.Option(help="With --int8, the folder to write to; RUN-int8 if not given.")
+        Path | None,
+        typer.Option(help="For small weights, the folder to write to; RUN-int8 or RUN-bfloat16 if not given."),
     ] = None,
 ) -> None:
     """Write a trained model in a form to deploy, and compare the two."""
-    from recurra.cli.exporting import export_onnx, write_int8
+    from recurra.cli.exporting import export_onnx, write_small
     from recurra.errors import ArgumentError
 
-    if (onnx is not None) == int8:
-        raise ArgumentError("what is to be written", expected="either --onnx FILE or --int8")
-    if onnx is None:
-        write_int8(run, out, data=data, tolerance=tolerance)
+    small = [name for name, asked in (("int8", int8), ("bfloat16", bfloat16)) if asked]
+    if len(small) + (onnx is not None) != 1:
+        raise ArgumentError("what is to be written", expected="one of --onnx FILE, --int8 and --bfloat16")
+    if small:
+        write_small(run, out, weights=small[0], data=data, tolerance=tolerance)
     elif data is not None or out is not None:
-        raise ArgumentError("--data and --out go with --int8", expected="--onnx FILE alone")
-    else:
+        raise ArgumentError("--data and --out go with --int8 and --bfloat16", expected="--onnx FILE alone")
+    elif onnx is not None:
         export_onnx(run, onnx)
 
 

@@ -1,8 +1,8 @@
-"""`recurra export`: a trained model as a file for other runtimes, or with int8 weights."""
+"""`recurra export`: a trained model as a file for other runtimes, or with small weights."""
 
 from pathlib import Path
 
-from recurra.learn.exporting import export_int8
+from recurra.learn.exporting import export_small
 from recurra.onnx import export
 from recurra.tasks import load
 
@@ -17,12 +17,12 @@ def export_onnx(folder: Path, target: Path) -> None:
     print(f"difference  {found.difference:.1e} of the largest value, in ONNX Runtime against the model")
 
 
-def write_int8(folder: Path, out: Path | None, *, data: Path | None, tolerance: float) -> None:
-    """Write a model with int8 weights, and print what that changed."""
-    target = folder.with_name(f"{folder.name}-int8") if out is None else out
-    found = export_int8(folder, target, data=data, tolerance=tolerance)
+def write_small(folder: Path, out: Path | None, *, weights: str, data: Path | None, tolerance: float) -> None:
+    """Write a model with int8 or bfloat16 weights, and print what that changed."""
+    target = folder.with_name(f"{folder.name}-{weights}") if out is None else out
+    found = export_small(folder, target, weights=weights, data=data, tolerance=tolerance)
     before, after = found.before, found.after
-    print(f"{'':9}{'float32':>12}{'int8':>12}")
+    print(f"{'':9}{'float32':>12}{weights:>12}")
     print(f"{'weights':9}{before.bytes / 1e6:>9,.2f} MB{after.bytes / 1e6:>9,.2f} MB")
     print(f"{'step':9}{before.step * 1e6:>9,.1f} us{after.step * 1e6:>9,.1f} us")
     if before.loss is not None and after.loss is not None:

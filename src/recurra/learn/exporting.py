@@ -1,4 +1,4 @@
-"""Write the model of a run with int8 weights, when it predicts as well as before."""
+"""Write the model of a run with small weights, when it predicts as well as before."""
 
 import time
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Int8Export:
-    """A model before and after its weights became int8."""
+class SmallExport:
+    """A model before and after its weights became small."""
 
     before: Measured
     after: Measured
@@ -38,12 +38,13 @@ class Int8Export:
     """What it was scored on."""
 
 
-def export_int8(folder: Path, out: Path, *, data: Path | None, tolerance: float) -> Int8Export:
-    """Write the model of a folder with int8 weights to the folder `out`, unless its loss moves too far.
+def export_small(folder: Path, out: Path, *, weights: str, data: Path | None, tolerance: float) -> SmallExport:
+    """Write the model of a folder with small weights to the folder `out`, unless its loss moves too far.
 
     Args:
         folder: of a run, or of any saved language model.
         out: the folder to write to.
+        weights: "int8" or "bfloat16".
         data: a text file or a folder to score both models on; None for the validation part of the run (without one,
             its test part). A model that is no run is not scored then.
         tolerance: how far the loss may move, in nats a character.
@@ -58,7 +59,7 @@ def export_int8(folder: Path, out: Path, *, data: Path | None, tolerance: float)
     if (out / MODEL_FILE).exists():
         raise ArgumentError(f"{str(out)!r} holds a model already", advice="Name another folder with --out.")
     model = load(folder)
-    small = quantise(model)
+    small = quantise(model, weights=weights)
     texts = documents_of(folder, data) if data is not None or Run(folder).exists() else {}
     text = next(iter(texts), None)
     losses = [None, None] if text is None else [m.score(texts[text]).nats_per_character for m in (model, small)]
@@ -68,14 +69,15 @@ def export_int8(folder: Path, out: Path, *, data: Path | None, tolerance: float)
     )
     if before.loss is not None and after.loss is not None and not abs(after.loss - before.loss) <= tolerance:
         raise ArgumentError(
-            f"with int8 weights the loss on {text} moves from {before.loss:.4f} to {after.loss:.4f} nats a character",
+            f"with {weights} weights the loss on {text} moves from {before.loss:.4f} to {after.loss:.4f} nats a "
+            "character",
             expected=f"at most {tolerance:g} of difference",
             advice="Nothing was written. Allow more with --tolerance",
         )
     _, about = read_weights(folder)
     save_model(out, small.task, small.to_spec())
-    save_weights(out, small.state_dict(), {**about, "weights": "int8"})
-    return Int8Export(before, after, text)
+    save_weights(out, small.state_dict(), {**about, "weights": weights})
+    return SmallExport(before, after, text)
 
 
 def _bytes(model: LanguageModel) -> int:

@@ -29,7 +29,7 @@ class SmallScan:
 
     def __init__(self, program: Program, core: Sequence[Tensor], scales: Sequence[Tensor | None]) -> None:
         self._program = program
-        self._core = [p.float().contiguous() if p.dtype is torch.bfloat16 else p.contiguous() for p in core]
+        self._core = [p.contiguous() for p in core]
         self._scales = scales
         self._quick: _Step | None = None
 
@@ -88,6 +88,7 @@ class _Step:
         self._states = tuple(plan.state_columns)
         self._core = [p.data_ptr() for p in core]
         self._scales = [0 if scale is None else scale.data_ptr() for scale in scales]
+        self._bfloat16 = native.bfloat16_flags(core)
 
     def __call__(self, x: Tensor, states: Sequence[Tensor]) -> Result | None:
         """The step; None unless the arguments are plain."""
@@ -107,7 +108,7 @@ class _Step:
         after = tuple(map(empty_like, states))
         self._forward(
             4, batch, 1, threads(), x.data_ptr(), self._input, 0, y.data_ptr(), self._columns, 0, 0, 0, 0, 0, 0, 0,
-            self._core, list(map(data_ptr, states)), list(map(data_ptr, after)), self._scales,
+            self._core, list(map(data_ptr, states)), list(map(data_ptr, after)), self._scales, self._bfloat16,
         )  # fmt: skip
         return y, after
 

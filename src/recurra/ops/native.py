@@ -24,7 +24,8 @@ _LEAST_LEASE = 1 << 20
 class Call(NamedTuple):
     """The arguments of a scan as the op takes them: the program as JSON, and the values of its core parameters.
 
-    `scales` are those of the rows of the core parameters that are int8, and None for the others.
+    `scales` are those of the rows of the core parameters that are int8, and None for the others: of these, matrices may
+    then be bfloat16.
     """
 
     program: str
@@ -89,8 +90,11 @@ def check(call: Call) -> None:
         raise ShapeError(f"x has shape {tuple(x.shape)}", expected="(batch, time, features)")
     floats = call.core
     if call.scales is not None:
-        floats = [p for p, scale in zip(call.core, call.scales, strict=True) if scale is None]
+        small = zip(call.core, call.scales, strict=True)
+        floats = [p for p, scale in small if scale is None and p.dtype is not torch.bfloat16]
         _check_int8(call.core, call.scales)
+        if x.dtype is not torch.float32:
+            raise ShapeError(f"x is {x.dtype}", expected="torch.float32, which small weights come with")
     for value in (x, *call.states, *floats):
         if value.dtype is not x.dtype or value.device != x.device:
             raise ShapeError(f"a tensor is {value.dtype} on {value.device}", expected=f"{x.dtype} on {x.device}, as x")
@@ -149,6 +153,11 @@ def _strided(value: Tensor | None) -> tuple[int, int, int]:
 
 def _address(value: Tensor | None) -> int:
     return 0 if value is None else value.data_ptr()
+
+
+def bfloat16_flags(core: Sequence[Tensor]) -> bytes:
+    """Of each core parameter, whether it is bfloat16, as the engine takes it."""
+    return bytes(p.dtype is torch.bfloat16 for p in core)
 
 
 def _addresses(values: Sequence[Tensor | None]) -> list[int]:
@@ -231,6 +240,7 @@ def run_forward(plan: Any, call: Call, y: Tensor, final: Sequence[Tensor], tape:
         _address(call.lengths), _address(call.reset), tape.data_ptr(),
         _addresses(call.core), _addresses(call.states), _addresses(final),
         None if call.scales is None else _addresses(call.scales),
+        None if call.scales is None else bfloat16_flags(call.core),
     )  # fmt: skip
 
 

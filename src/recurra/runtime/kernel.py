@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recurra import engine
-from recurra.bfloat16 import widened
+from recurra.bfloat16 import BFLOAT16
 from recurra.errors import ArgumentError, RecurraBackendWarning, ShapeError
 from recurra.int8 import Int8Matrix
 from recurra.program import Program
@@ -73,7 +73,7 @@ class Kernel:
             plan = engine.plan(
                 (program.json, "infer", tuple(sorted(known.items()))), lambda: compile_plan(program, known, "infer")
             )
-            values = [p.values if isinstance(p, Int8Matrix) else widened(p) for p in core]
+            values = [_bits(p.values if isinstance(p, Int8Matrix) else p) for p in core]
             scales = [p.scales if isinstance(p, Int8Matrix) else None for p in core]
             whole = not any(scale is not None for scale in scales)
             self.frozen = engine.frozen(plan, self.dtype.itemsize, values, None if whole else scales)
@@ -113,6 +113,10 @@ class Kernel:
         except (ValueError, TypeError) as error:
             raise ShapeError(f"the engine cannot take these arrays: {error}") from None
         return y, after
+
+
+def _bits(matrix: np.ndarray) -> np.ndarray:
+    return matrix.view(np.uint16) if matrix.dtype == BFLOAT16 else matrix
 
 
 def _say(reason: str) -> None:
