@@ -1,6 +1,7 @@
-"""One step of one row, float32 against int8 weights: GRU and LSTM, one thread, in turns, medians.
+"""One step, float32 against int8 and bfloat16 weights: GRU and LSTM, one thread, in turns, medians.
 
-    python benchmarks/int8.py                       # steps
+    python benchmarks/int8.py                       # steps of one row
+    python benchmarks/int8.py --rows 8              # of eight
     python benchmarks/int8.py --text TEXT           # and the loss of a small language model before and after
 
 Input size is hidden size. `runtime` is `recurra.runtime`, numpy in and out; `torch` the layer's `step`. Where
@@ -23,6 +24,7 @@ import recurra
 from recurra.nn import Recurrent
 
 SIZES = (256, 512, 1024)
+SMALL = ("bfloat16", "int8")
 
 
 def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
@@ -40,14 +42,15 @@ def medians(calls: dict[str, Callable[[], object]], seconds: float) -> dict[str,
     return {name: float(np.median(found)) * 1e6 for name, found in times.items()}
 
 
-def steps(layer: Recurrent, folder: Path) -> dict[str, Callable[[], object]]:
-    """A step of the layer in float32 and in int8, in torch and in the runtime."""
+def steps(layer: Recurrent, folder: Path, rows: int) -> dict[str, Callable[[], object]]:
+    """A step of so many rows of the layer in float32, bfloat16 and int8, in torch and in the runtime."""
     calls: dict[str, Callable[[], object]] = {}
-    x = torch.randn(1, layer.input_size)
-    for name, one in (("float32", layer), ("int8", recurra.quantise(layer))):
+    x = torch.randn(rows, layer.input_size)
+    small = {name: recurra.quantise(layer, weights=name) for name in SMALL}
+    for name, one in {"float32": layer, **small}.items():
         recurra.save_layer(one, folder / name)
         model = recurra.runtime.load(folder / name)
-        state, start = one.initial_state(1), model.initial_state(1)
+        state, start = one.initial_state(rows), model.initial_state(rows)
         calls[f"torch {name}"] = lambda one=one, state=state: one.step(x, state)
         calls[f"runtime {name}"] = lambda model=model, start=start: model.step(x.numpy(), start)
     return calls
@@ -86,23 +89,27 @@ def onnx_steps(size: int, folder: Path) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def report_steps(seconds: float) -> None:
+def report_steps(seconds: float, rows: int) -> None:
     """Print the table of steps."""
-    with_onnx = find_spec("onnxruntime") is not None and find_spec("onnx") is not None
+    # its session is made for one row
+    with_onnx = rows == 1 and find_spec("onnxruntime") is not None and find_spec("onnx") is not None
     for cell in ("gru", "lstm"):
         for size in SIZES:
             with tempfile.TemporaryDirectory() as name, torch.no_grad():
                 torch.manual_seed(0)
-                calls = steps(Recurrent(cell, size, size).eval(), Path(name))
+                calls = steps(Recurrent(cell, size, size).eval(), Path(name), rows)
                 if with_onnx and cell == "lstm":
                     calls |= onnx_steps(size, Path(name))
                 found = medians(calls, seconds)
             for which in ("runtime", "torch", "onnxruntime"):
-                if f"{which} int8" in found:
-                    plain, small = found[f"{which} float32"], found[f"{which} int8"]
-                    print(
-                        f"{cell:5}{size:5}  {which:12}{plain:9.1f} us{small:9.1f} us{plain / small:7.2f}x", flush=True
-                    )
+                plain = found.get(f"{which} float32", 0.0)
+                cells = [
+                    f"{found[key]:9.1f} us{plain / found[key]:6.2f}x {name}"
+                    for name in SMALL
+                    if (key := f"{which} {name}") in found
+                ]
+                if cells:
+                    print(f"{cell:5}{size:5}  {which:12}{plain:9.1f} us", *cells, flush=True)
 
 
 def report_loss(text: Path, minutes: float) -> None:
@@ -110,30 +117,32 @@ def report_loss(text: Path, minutes: float) -> None:
     from rich.console import Console
 
     from recurra.learn import Settings
-    from recurra.learn.exporting import export_int8
+    from recurra.learn.exporting import export_small
     from recurra.learn.language_model import train
 
-    with tempfile.TemporaryDirectory() as name:
-        run = Path(name, "run")
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
         given = {"data": str(text), "hidden": 128, "minutes": minutes, "threads": 1}
         train(Settings.create(given), run, console=Console(quiet=True))
-        found = export_int8(run, Path(name, "small"), data=None, tolerance=1.0)
-        before, after = found.before, found.after
-        assert before.loss is not None
-        assert after.loss is not None
-        print(f"loss      {before.loss:.4f} -> {after.loss:.4f} nats/char on {found.text}")
-        print(f"weights   {before.bytes / 1e6:.2f} MB -> {after.bytes / 1e6:.2f} MB")
+        for name in SMALL:
+            found = export_small(run, Path(folder, name), weights=name, data=None, tolerance=1.0)
+            before, after = found.before, found.after
+            assert before.loss is not None
+            assert after.loss is not None
+            print(f"loss      {before.loss:.4f} -> {after.loss:.4f} nats/char on {found.text} with {name}")
+            print(f"weights   {before.bytes / 1e6:.2f} MB -> {after.bytes / 1e6:.2f} MB")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each size of each cell")
+    parser.add_argument("--rows", type=int, default=1, help="of a step")
     parser.add_argument("--text", type=Path, help="a text to train a small language model on")
     parser.add_argument("--minutes", type=float, default=0.5, help="of training")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recurra.runtime.set_threads(1)
-    report_steps(options.seconds)
+    report_steps(options.seconds, options.rows)
     if options.text is not None:
         report_loss(options.text, options.minutes)
 

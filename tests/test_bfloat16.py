@@ -218,6 +218,39 @@ def test_what_cannot_be_bfloat16_is_refused():
         recurra.onnx.export(held, "nowhere.onnx")
 
 
+def test_the_engine_refuses_bfloat16_where_it_cannot_multiply():
+    native = recurra.ops.native
+    columns = native.Columns(2, (3,), ((3, 2), (3, 3), (3,)))
+    program = recurra.cells.get("rnn_tanh").json
+    train, infer = (native.plan_of(program, direction, columns) for direction in ("train", "infer"))
+    x, y, state, after = (torch.zeros(shape) for shape in ((1, 1, 2), (1, 1, 3), (1, 3), (1, 3)))
+    tape, scales = torch.zeros(64), torch.ones(3)
+    values = [torch.zeros(shape, dtype=torch.int16) for shape in columns.core]
+
+    def run(plan: object, item_size: int, scales: list[int] | None, flags: bytes) -> None:
+        plan.forward(  # type: ignore[attr-defined]
+            item_size, 1, 1, 1, x.data_ptr(), 2, 2, y.data_ptr(), 3, 3, 0, 0, 0, 0, 0, tape.data_ptr(),
+            [v.data_ptr() for v in values], [state.data_ptr()], [after.data_ptr()], scales, flags,
+        )  # fmt: skip
+
+    with pytest.raises(ValueError, match="infer plans"):
+        run(train, 4, None, bytes([1, 0, 0]))
+    with pytest.raises(ValueError, match="come with float32"):
+        run(infer, 8, None, bytes([1, 0, 0]))
+    with pytest.raises(ValueError, match="is bfloat16, expected a dense matrix"):
+        run(infer, 4, None, bytes([0, 0, 1]))
+    with pytest.raises(ValueError, match="both int8 and bfloat16"):
+        run(infer, 4, [scales.data_ptr(), 0, 0], bytes([1, 0, 0]))
+    for flags in (b"", bytes(2), bytes(4)):
+        with pytest.raises(ValueError, match="expected 3"):
+            run(infer, 4, None, flags)
+    arrays = [v.numpy().view(np.uint16) for v in values]
+    with pytest.raises(ValueError, match="is bfloat16, expected a dense matrix"):
+        recurra.engine.frozen(infer, 4, arrays)
+    with pytest.raises(ValueError, match="come with float32"):
+        recurra.engine.frozen(infer, 8, [arrays[0], np.zeros((3, 3)), np.zeros(3)])
+
+
 def test_only_the_chosen_matrices_are_bfloat16(tmp_path):
     held = quantise(layer_of("gru"), ["U"], weights="bfloat16")
     kinds = {name: value.dtype for name, value in held.state_dict().items()}

@@ -24,7 +24,7 @@ PAGES = (
     "docs/attention.md",
     "docs/onnx.md",
     "docs/streams.md",
-    "docs/int8.md",
+    "docs/small-weights.md",
     "README.md",
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -143,6 +143,10 @@ class Backends:
         )
         if self.choice != "reference":
             lines.append("linear cells run by a parallel scan in torch wherever the reference is named")
+        if self.engine:
+            lines.append(
+                "weights may be int8 or bfloat16 (recurra.quantise); activations stay float32, without AVX512_BF16"
+            )
         return "\n".join([*lines, f"memory: {self.memory}"])
 
 
