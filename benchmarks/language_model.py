@@ -11,7 +11,6 @@ the folder of --out) a picture of the losses for each cell and the tables of doc
 
 import argparse
 import multiprocessing
-import shlex
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from contender import RECURRA, TORCH, Report, contend
+from portable_commands import portable
 from side_by_side_report import draw, entry, summary, write_section
 
 from recurra.bench.results import SIDE_BY_SIDE_FILE, SIDE_BY_SIDE_TARGETS, read_json, write_json
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given_words = sys.argv[1:] if arguments is None else list(arguments)
     given = _parser().parse_args(given_words)
     chosen = {**DEFAULTS, "data": given.data, "steps": given.steps, **parse_assignments(given.set)}
-    command = shlex.join(["python", "benchmarks/language_model.py", *given_words])
+    command = portable("language_model.py", given_words)
     result_file = given.out / SIDE_BY_SIDE_FILE
     entries = read_json(result_file) if result_file.exists() else {}
     for cell in given.cells:

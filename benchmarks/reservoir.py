@@ -8,9 +8,10 @@ same matrix without being told that it is sparse. `--profile` says how the time 
 """
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from statistics import median
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 
 from recurra.bench.timing import Effort, Spread, alternate, ratios, sampler
 from recurra.nn import Recurrent
+from recurra.nn.state import like_of
 from recurra.reservoir import Reservoir
 
 UNITS, STEPS = 500, 2000
@@ -28,15 +30,14 @@ EFFORT = Effort(sample_seconds=0.0, case_seconds=12.0, fewest=9, most=31, peak_s
 
 def peer(layer: Recurrent, x: np.ndarray) -> Callable[[], np.ndarray]:
     """The same reservoir in reservoirpy, its recurrent matrix sparse as is usual there."""
-    import scipy.sparse
-    from reservoirpy.nodes import Reservoir as Node
-
+    sparse, nodes = import_module("scipy.sparse"), import_module("reservoirpy.nodes")
     W, W_in, b = (getattr(layer, name).numpy() for name in ("W", "W_in", "b"))
-    sparse = scipy.sparse.csr_matrix(W)
+    matrix = sparse.csr_matrix(W)
 
     def run() -> np.ndarray:
         # a new node each time, because a node keeps its last state
-        return Node(W=sparse, Win=W_in, bias=b, lr=SETTINGS.leak, input_dim=x.shape[1], dtype=W.dtype.type).run(x)
+        node = nodes.Reservoir(W=matrix, Win=W_in, bias=b, lr=SETTINGS.leak, input_dim=x.shape[1], dtype=W.dtype.type)
+        return node.run(x)
 
     return run
 
@@ -51,7 +52,7 @@ def dense(layer: Recurrent) -> Recurrent:
         """The cell `esn` with ordinary parameters."""
         return (1 - leak) * h + leak * tanh(W_in @ x + W @ h + b)
 
-    other = Recurrent(esn_dense, layer.input_size, layer.hidden_size).to(layer.W.dtype)
+    other = Recurrent(esn_dense, layer.input_size, layer.hidden_size).to(like_of(layer).dtype)
     other.load_state_dict(layer.state_dict())
     return other.requires_grad_(False)
 
@@ -86,7 +87,7 @@ def profile(dtype: torch.dtype) -> None:
             begin = time.perf_counter()
             layer(x)
             taken.append(time.perf_counter() - begin)
-        count = int((layer.W != 0).sum())
+        count = int(torch.count_nonzero(layer.get_parameter("W")))
         print(f"  {density:6}  {count:7,} elements  {median(taken) / STEPS * 1e6:7.2f}")
 
 
@@ -101,7 +102,7 @@ def main() -> None:
         for dtype in TOLERANCE:
             profile(dtype)
         return
-    if importlib.util.find_spec("reservoirpy") is None:
+    if find_spec("reservoirpy") is None:
         raise SystemExit(
             'reservoirpy is not installed; python -m pip install "reservoirpy>=0.4,<0.5", and run this again'
         )

@@ -65,10 +65,10 @@ def onnx_session(kind: str, hidden: int):
     weights = [
         numpy_helper.from_array((rng.standard_normal(s) / hidden**0.5).astype(np.float32), n) for n, s in arrays.items()
     ]
-    more = {"linear_before_reset": 1} if kind == "gru" else {}
-    node = helper.make_node(
-        kind.upper(), ["x", *arrays, "", *states], ["y", *(f"{s}_next" for s in states)], hidden_size=hidden, **more
-    )
+    inputs, outputs = ["x", *arrays, "", *states], ["y", *(f"{s}_next" for s in states)]
+    node = helper.make_node(kind.upper(), inputs, outputs, hidden_size=hidden)
+    if kind == "gru":
+        node.attribute.append(helper.make_attribute("linear_before_reset", 1))
 
     def value(name: str, shape: list[int]):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

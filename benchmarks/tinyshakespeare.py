@@ -3,19 +3,21 @@
     python benchmarks/tinyshakespeare.py PATH/TO/input.txt
 
 Both are trained by the same code, for the same time, on the first 90 % of the text; the last 10 % is then read once, in
-order, with the state carried. Writes tinyshakespeare.json, which `recurra bench` takes over into its table.
+order, with the state carried. Writes tinyshakespeare.json, without the path, and `recurra bench` takes it over into its
+table.
 """
 
 import argparse
 import json
-import shlex
 import sys
 from pathlib import Path
 
 import torch
+from portable_commands import portable
 from rich.console import Console
 from torch_layers import on_torch
 
+from recurra.bench.machine import describe_machine
 from recurra.checkpoint import read_weights, write_atomically
 from recurra.data import parse_split
 from recurra.learn.fit import fit
@@ -57,7 +59,8 @@ def main() -> None:
     given = parser.parse_args()
     chosen = dict(pair.split("=", 1) for pair in given.set)
     settings = Settings.create({"data": str(given.data), "split": "90/10", "minutes": given.minutes, **chosen})
-    torch.set_num_threads(settings.threads or 2)
+    threads = settings.threads or 2
+    torch.set_num_threads(threads)
     console = Console()
     scores = {}
     for name, train_it in (("recurra", train_recurra), ("torch", train_torch)):
@@ -66,12 +69,14 @@ def main() -> None:
             f"{name}: {score.characters:,} characters predicted, {score.nats_per_character:.4f} nats/char",
             highlight=False,
         )
-    command = shlex.join(["python", "benchmarks/tinyshakespeare.py", *sys.argv[1:]])
+    command = portable("tinyshakespeare.py", sys.argv[1:])
+    machine = describe_machine()
     result = {
         "nats_per_character": round(scores["recurra"].nats_per_character, 4),
         "command": command,
         "torch_nats_per_character": round(scores["torch"].nats_per_character, 4),
         "torch_command": command,
+        "machine": f"{machine['processor']}, {machine['isa']}, {threads} threads",
     }
     write_atomically(Path(RESULT_FILE), (json.dumps(result, indent=1) + "\n").encode())
 

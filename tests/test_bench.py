@@ -392,12 +392,14 @@ def test_the_language_model_has_its_place(quick_run: tuple[Path, list[str], int]
     assert "Z80" in gru["note"]
     assert gru["upper_quartile"] == 2.0
     given = {"nats_per_character": 1.47, "command": "ours", "torch_nats_per_character": 1.53, "torch_command": "theirs"}
+    given["machine"] = "an abacus"
     (tmp_path / results.LANGUAGE_MODEL_FILE).write_text(json.dumps(given), encoding="utf-8")
     bench.main(["--report-only", "--out", str(tmp_path)])
     text = (tmp_path / "docs" / report.REPORT_FILE).read_text(encoding="utf-8")
     assert "**1.470 nats/char**" in text
     assert "torch.nn, the same model: 1.530" in text
     assert "ours\ntheirs\n" in text
+    assert "on an abacus" in text
     written = json.loads((tmp_path / bench.JSON_FILE).read_text(encoding="utf-8"))
     assert written["targets"][-1]["met"] is True
     assert "met" in capsys.readouterr().out

@@ -17,7 +17,7 @@ FORMAT = 2
 LANGUAGE_MODEL_FILE = "tinyshakespeare.json"
 LANGUAGE_MODEL_TARGET = 1.47
 LANGUAGE_MODEL_NAME = "tiny Shakespeare, 3 minutes of training"
-LANGUAGE_MODEL_FIELDS = ("nats_per_character", "command", "torch_nats_per_character", "torch_command")
+LANGUAGE_MODEL_FIELDS = ("nats_per_character", "command", "torch_nats_per_character", "torch_command", "machine")
 SIDE_BY_SIDE_FILE = "language_model.json"
 SIDE_BY_SIDE_FIELDS = ("ratio", "ratio_of_turns", "largest_loss_difference", "command", "machine")
 SIDE_BY_SIDE_TARGETS = {"gru": 1.8, "lstm": 1.15}
@@ -168,7 +168,7 @@ def _tiny_shakespeare_row(folder: Path) -> Json:
     value = float(details["nats_per_character"])
     peer = f"torch.nn, the same model: {details['torch_nats_per_character']:.3f}"
     met = value <= LANGUAGE_MODEL_TARGET
-    return row | {"value": value, "against": peer, "met": met, "note": "", "details": details}
+    return row | {"value": value, "against": peer, "met": met, "note": f"on {details['machine']}", "details": details}
 
 
 def _fields(path: Path, found: Json, names: tuple[str, ...]) -> Json:
