@@ -42,6 +42,28 @@ def test_a_loaded_model_is_bit_equal(tmp_path: Path):
     assert str(tmp_path) not in (tmp_path / "model.json").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("kind", ["language model", "layer", "reservoir"])
+def test_one_door_opens_every_model_and_reads_each_file_once(kind: str, tmp_path: Path, monkeypatch):
+    if kind == "language model":
+        saved_model(tmp_path)
+    elif kind == "layer":
+        recurra.save_layer(recurra.nn.GRU(2, 3), tmp_path)
+    else:
+        x = torch.randn(40, 1).numpy()
+        network = recurra.reservoir.EchoStateNetwork(recurra.reservoir.Reservoir(10), regularisation=1.0)
+        network.fit(x, x).save(tmp_path)
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path.name) or read_bytes(path))
+    model = recurra.load(tmp_path)
+    assert sorted(read) == [MODEL_FILE, "weights.safetensors"]
+    if kind == "layer":
+        assert isinstance(recurra.load_layer(tmp_path), recurra.nn.Recurrent)
+    else:
+        assert not isinstance(model, recurra.nn.Layer)
+        with pytest.raises(FormatError, match="was made for another task"):
+            recurra.load_layer(tmp_path)
+
+
 def test_a_user_s_own_cell_opens_where_it_is_not_known(tmp_path: Path):
     @cell
     def mine(x, h, *, W=Input(2), U=Recurrent(2), b=Bias(2)):

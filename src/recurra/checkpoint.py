@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -85,17 +85,24 @@ def save_layer(layer: Layer, folder: str | Path) -> None:
 def load_layer(folder: str | Path) -> Layer:
     """Open what `save_layer` wrote, on the CPU, in evaluation. No code from the files is run.
 
+    `recurra.load` opens layers too, and all else; this is for code that needs a layer: another model is refused, and a
+    type checker knows what comes.
+
     Raises:
         ArgumentError: there is no saved model.
         FormatError: a file is damaged, of another format or task, or of a newer version.
         OSError: a file cannot be read.
     """
     path = Path(folder)
-    task, spec = read_model(path)
-    if task != LAYER or set(spec) != {"layer"}:
-        raise FormatError(f"{str(path)!r} was made for another task", got=task, expected=LAYER)
-    weights, _ = read_weights(path)
-    return restored(lambda: build_layer(spec["layer"]), weights, source=str(path)).eval()
+    return layer_of(path, *read_model(path))
+
+
+def layer_of(folder: Path, task: str, model: Mapping[str, Any]) -> Layer:
+    """`load_layer`, for a `model.json` that was read already."""
+    if task != LAYER or set(model) != {"layer"}:
+        raise FormatError(f"{str(folder)!r} was made for another task", got=task, expected=LAYER)
+    weights, _ = read_weights(folder)
+    return restored(lambda: build_layer(model["layer"]), weights, source=str(folder)).eval()
 
 
 def outlined(build: Callable[[], _Module], *, source: str) -> _Module:

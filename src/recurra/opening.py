@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from recurra import tasks
-from recurra.checkpoint import LAYER, load_layer, read_model
+from recurra.checkpoint import LAYER, layer_of, read_model
 from recurra.errors import FormatError
 from recurra.nn import Layer
 from recurra.reservoir import EchoStateClassifier, EchoStateNetwork, saved
@@ -25,13 +25,13 @@ def load(path: str | Path) -> LanguageModel | Layer | EchoStateNetwork | EchoSta
         OSError: a file cannot be read.
     """
     folder = Path(path)
-    task, _ = read_model(folder)
+    task, model = read_model(folder)
     if task == LAYER:
-        return load_layer(folder)
+        return layer_of(folder, task, model)
     if task in saved.KINDS:
-        return saved.load(folder)
+        return saved.estimator_of(folder, task, model)
     if task in tasks.TASKS:
-        return tasks.load(folder)
+        return tasks.model_of(folder, task, model)
     expected = " or ".join((LAYER, *tasks.TASKS, *saved.KINDS))
     raise FormatError(
         f"{str(folder)!r} was made for a task that this version does not know", got=task, expected=expected

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from recurra.checkpoint import read_model, read_weights, restored, save_model, save_weights
+from recurra.checkpoint import read_weights, restored, save_model, save_weights
 from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.reservoir.classifier import EchoStateClassifier
@@ -47,21 +47,14 @@ def save(estimator: ReservoirEstimator, folder: Folder, *, resumable: bool) -> N
     save_weights(folder, tensors, {})
 
 
-def load(path: str | Folder) -> EchoStateNetwork | EchoStateClassifier:
-    """Open what `save` wrote. No code from the files is run.
-
-    Args:
-        path: the folder with `model.json` and `weights.safetensors`.
+def estimator_of(folder: Folder, task: str, model: dict[str, Any]) -> EchoStateNetwork | EchoStateClassifier:
+    """What `save` wrote into the folder, of which `model.json` is read: for one of `KINDS`, and this.
 
     Raises:
-        ArgumentError: there is no saved model.
-        FormatError: a file is damaged, of another format or task, or of a newer version.
-        OSError: a file cannot be read.
+        ArgumentError: there are no weights.
+        FormatError: a file is damaged.
+        OSError: the weights cannot be read.
     """
-    folder = Folder(path)
-    task, model = read_model(folder)
-    if task not in KINDS:
-        raise FormatError(f"{str(folder)!r} was made for another task", got=task, expected=" or ".join(KINDS))
     tensors, _ = read_weights(folder)
     try:
         return _restored(KINDS[task], model, tensors, str(folder))
