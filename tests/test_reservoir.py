@@ -11,6 +11,7 @@ from hypothesis import given
 
 import recurra
 from recurra import nn
+from recurra.cells import Input, State, cell
 from recurra.errors import ArgumentError, FormatError, RecurraError, ShapeError
 from recurra.reservoir import (
     EchoStateClassifier,
@@ -431,6 +432,31 @@ def test_a_strong_input_can_make_up_for_the_radius(radius: float, scaling: float
     assert measured.holds is holds
     assert (measured.rate < 0.99) is holds
     assert str(measured).startswith("two states come together" if holds else "two states do not come together")
+
+
+def test_the_echo_state_is_measured_on_states_that_mean_something_alone():
+    # with clocks drawn apart, the modules of one would move when those of the other rest, and never meet
+    clocked = nn.Recurrent("clockwork_rnn", 1, 8).double()
+    stack = nn.Stack(clocked, nn.RNN(8, 3).double())
+    with torch.no_grad():
+        for layer in stack:
+            layer.U.mul_(0.5)
+    x = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (400, 1)))
+    assert echo_state_test(clocked, x).holds
+    assert echo_state_test(stack, x).holds
+    with pytest.raises(ArgumentError, match="no state of the layer can be set alone"):
+        echo_state_test(nn.Recurrent(counter, 1, 1), torch.zeros(5, 1))
+
+
+@cell
+def counter(x, t=State(joint=True), *, W=Input()):
+    """Counts steps, and forgets what it reads."""
+    return t + 1 + 0 * (W @ x)
+
+
+def test_half_precision_cannot_tell_whether_states_meet():
+    with pytest.raises(ShapeError, match=r"x is torch.float16: expected torch.float32 or torch.float64"):
+        echo_state_test(nn.GRU(1, 3).half(), torch.zeros(5, 1, dtype=torch.float16))
 
 
 def test_a_radius_of_one_or_more_warns_with_what_was_measured():
