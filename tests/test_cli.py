@@ -17,7 +17,7 @@ import torch
 import recurra
 from house import PACKAGE, needs_source_tree, python_files
 from recurra.checkpoint import read_weights
-from recurra.cli import main
+from recurra.cli import OUTPUT_CLOSED, main
 from recurra.cli.settings import FLAGS
 from recurra.learn import Settings
 from recurra.learn.callbacks import AtomicFiles, Limits
@@ -456,7 +456,17 @@ def test_writing_into_a_closed_pipe_ends_quietly(cli, text: Path, tmp_path: Path
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.stderr.close()
-    process.wait(timeout=60)
+    assert process.wait(timeout=60) == OUTPUT_CLOSED
+
+
+@pytest.mark.parametrize("words", [("cells",), ("--help",), ("generate", "--help"), ("doctor",)])
+def test_no_command_minds_that_its_output_is_closed(words: tuple[str, ...]):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "recurra.cli", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (OUTPUT_CLOSED, "")
 
 
 def test_help_is_quick_and_loads_no_torch():

@@ -11,6 +11,7 @@ import pytest
 
 import recurra
 from recurra import nn, runtime
+from recurra.cli import OUTPUT_CLOSED
 from test_runtime import saved_model
 
 
@@ -81,7 +82,7 @@ def test_a_closed_pipe_and_ctrl_c_end_it_without_a_traceback(frames: Path):
         process.stdout.close()
         process.stdin.write(bytes(120))
         process.stdin.close()
-        assert process.wait(60) == 0
+        assert process.wait(60) == OUTPUT_CLOSED
         assert process.stderr.read() == b""
 
 

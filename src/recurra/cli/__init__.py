@@ -8,11 +8,17 @@ from recurra.errors import BackendUnavailable, RecurraError
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
+OUTPUT_CLOSED = 141
+"""The exit code, as shells have it, where nobody reads the output any more: `recurra generate RUN | head -1`."""
 _BAD_INPUT = 2
 
 
 class Interrupted(Exception):
     """Ctrl-C, carried past typer, which would end without a word."""
+
+
+class OutputClosed(Exception):
+    """Nobody reads the output any more; carried past typer, which would end as after a failure."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -22,15 +28,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the words after `recurra`; those of the process if not given.
 
     Raises:
-        SystemExit: always; code 0 when all went well, 2 for bad input, 130 after Ctrl-C.
+        SystemExit: always; code 0 when all went well, 2 for bad input, 130 after Ctrl-C, 141 when the output
+            was closed before its end.
     """
     try:
         from recurra.cli.app import app
 
-        app(args=None if arguments is None else list(arguments), prog_name="recurra")
-    except BrokenPipeError:
+        try:
+            app(args=None if arguments is None else list(arguments), prog_name="recurra")
+        except SystemExit:
+            # a short output may still wait to be written
+            sys.stdout.flush()
+            raise
+    except (BrokenPipeError, OutputClosed):
         # Whoever read the output has enough. Python must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(OUTPUT_CLOSED)
     except (KeyboardInterrupt, Interrupted):
         print("recurra: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)

@@ -6,14 +6,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from recurra.cli import Interrupted
+from recurra.cli import Interrupted, OutputClosed
 from recurra.cli.settings import with_settings
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.", show_default=False)]
 
 
 class _Commands(TyperGroup):
-    """Hands Ctrl-C to `main`."""
+    """Hands Ctrl-C and a closed output to `main`."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the arguments; where they ask for help, print it."""
+        try:
+            return super().make_context(*args, **kwargs)
+        except BrokenPipeError:
+            raise OutputClosed from None
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -21,6 +28,8 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise Interrupted from None
+        except BrokenPipeError:
+            raise OutputClosed from None
 
 
 app = typer.Typer(

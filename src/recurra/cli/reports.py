@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Column, Table
 
 from recurra import cells
 from recurra.checkpoint import outlined, read_model, read_weights
+from recurra.cli.terminal import Terminal
 from recurra.learn.evaluate import evaluate
 from recurra.learn.run import VALIDATION_LOSS, Run
 from recurra.program import Program
@@ -72,7 +72,7 @@ def report_cells() -> None:
     for name in cells.names():
         program = cells.get(name)
         table.add_row(name, ", ".join(s.name for s in program.states), _parameters(program), _first_line(program.doc))
-    Console().print(table, highlight=False)
+    Terminal().print(table, highlight=False)
 
 
 def _parameters(program: Program) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,11 +25,7 @@ def stream(folder: Path) -> None:
     """
     model = runtime.load(folder)
     answer = _lines if isinstance(model, runtime.LanguageModel) else _frames
-    try:
-        answer(model, sys.stdin.buffer, sys.stdout.buffer)
-    except BrokenPipeError:
-        # Whoever read the output has enough. Python must not try to flush the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    answer(model, sys.stdin.buffer, sys.stdout.buffer)
 
 
 def _lines(model: Any, source: BinaryIO, target: BinaryIO) -> None:

@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from recurra.cli import INTERRUPTED
 from recurra.cli.reports import describe_weights
+from recurra.cli.terminal import Terminal
 from recurra.cli.writing import write
 from recurra.learn.fit import Result
 from recurra.learn.language_model import resume, train
@@ -31,7 +30,7 @@ _ENDS = {
 
 def train_language_model(given: dict[str, Any], *, out: Path | None, resumed: Path | None) -> None:
     """Train, or go on training, and tell what came of it."""
-    console = Console()
+    console = Terminal()
     if resumed is None:
         result = train(Settings.create(given), out or _free_folder(Path("runs"), "{}"), console=console)
     else:
@@ -43,7 +42,7 @@ def train_language_model(given: dict[str, Any], *, out: Path | None, resumed: Pa
 
 def run_demo(out: Path | None, *, minutes: float) -> None:
     """Train on the default text, then write a page."""
-    console = Console()
+    console = Terminal()
     folder = out
     if folder is None:
         folder = Path("runs", "demo")
@@ -57,7 +56,7 @@ def run_demo(out: Path | None, *, minutes: float) -> None:
         write(folder, prompt="def ", length=1800, temperature=0.7, seed=1, top_k=None)
 
 
-def _report(console: Console, result: Result) -> None:
+def _report(console: Terminal, result: Result) -> None:
     run = Run(result.folder)
     if result.already:
         print(
