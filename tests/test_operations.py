@@ -40,6 +40,8 @@ def arguments(row: Operation, count: int = 64) -> list[np.ndarray]:
         values[1][: count // 2] = values[0][: count // 2]
     if row.name in {"relu", "abs", "sign", "step", "spike"}:
         values[0][:4] = 0.0
+    if row.name == "sign":
+        values[0][4:7] = (np.nan, np.inf, -np.inf)
     return values
 
 

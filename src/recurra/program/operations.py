@@ -104,6 +104,11 @@ def _float_where(torch: Any) -> Callable[..., Any]:
     return where
 
 
+def _torch_sign(torch: Any) -> Callable[..., Any]:
+    # torch's own gives 0 for NaN, which would hide it
+    return lambda a: torch.where(a == a, a.sign(), a.detach())
+
+
 def _comparison(name: str) -> Callable[[Any], Callable[..., Any]]:
     def build(torch: Any) -> Callable[..., Any]:
         compare = getattr(torch, name)
@@ -187,7 +192,7 @@ _ROWS = [
     Operation("ge", 2, 27, np.greater_equal, _comparison("ge"), ("GreaterOrEqual", 0, 1), None, boolean=True),
     Operation("eq", 2, 28, np.equal, _comparison("eq"), ("Equal", 0, 1), None, boolean=True),
     Operation("ne", 2, 29, np.not_equal, _comparison("ne"), ("Not", ("Equal", 0, 1)), None, boolean=True),
-    Operation("sign", 1, 30, np.sign, lambda t: t.sign, ("Sign", 0), lambda g, v, y, d, _: (None,)),
+    Operation("sign", 1, 30, np.sign, _torch_sign, ("Sign", 0), lambda g, v, y, d, _: (None,)),
     Operation("sigmoid_gradient", 2, 31, lambda d, s: d * s * (1 - s), lambda t: lambda d, s: d * s * (1 - s),
               ("Mul", ("Mul", 0, 1), ("Sub", 1.0, 1)), None),
     Operation("tanh_gradient", 2, 32, lambda d, y: d * (1 - y * y), lambda t: lambda d, y: d * (1 - y * y),
