@@ -78,6 +78,18 @@ def test_hyperparameters_are_fixed_when_traced() -> None:
         leaky(speed=1)
 
 
+def test_what_is_printed_reads_as_it_is_meant():
+    @cell
+    def terse(x, h, *, W=Input(2), U=Recurrent(), r=Bias()):
+        """Tested here only."""
+        _, n = W @ x
+        return tanh(n) + r * (U @ (r * h)) - (U - U.T) @ h
+
+    text = str(terse.program)
+    assert "n = (W @ x)[1]" in text
+    assert "h' = tanh(n) + r * (U @ (r * h)) - ((U - U.T) @ h)" in text
+
+
 def iterates(x, h, *, W=Input()):
     return sum(v for v in W @ x)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from recurra.program.core import Core, core_of
 from recurra.program.differentiate import Adjoint, differentiate
-from recurra.program.graph import Node, ancestors
+from recurra.program.graph import PRODUCTS, Node, ancestors
 from recurra.program.keep import kept_nodes, results_of
 from recurra.program.program import Program
 
@@ -59,22 +59,23 @@ class _Printer:
             right = self.expression(node.inputs[1], level=strength + (sign in "-/%"))
             text = f"{left} {sign} {right}"
             return f"({text})" if strength < level else text
-        if node.operation == "matmul":
-            return f"{self.expression(node.inputs[0], level=3)} @ {self.expression(node.inputs[1], level=3)}"
-        if node.operation == "matmul_transposed":
-            return f"{self.expression(node.inputs[0], level=3)}.T @ {self.expression(node.inputs[1], level=3)}"
+        if node.operation in PRODUCTS:
+            turned = ".T" if node.operation == "matmul_transposed" else ""
+            text = f"{self.expression(node.inputs[0], level=4)}{turned} @ {self.expression(node.inputs[1], level=3)}"
+            return f"({text})" if level > 1 else text
         if node.operation == "one_minus":
             return f"(1 - {self.expression(node.inputs[0], level=2)})"
         if node.operation == "neg":
-            return f"-{self.expression(node.inputs[0], level=3)}"
+            text = f"-{self.expression(node.inputs[0], level=3)}"
+            return f"({text})" if level > 3 else text
         if node.operation == "gate":
             return f"{self.expression(node.inputs[0], level=4)}[{node.attribute}]"
         if node.operation == "join":
             return f"[{', '.join(parts)}]"
         if node.operation == "transpose":
-            return f"{parts[0]}.T"
+            return f"{self.expression(node.inputs[0], level=4)}.T"
         if node.operation == "broadcast":
-            return parts[0]
+            return self.expression(node.inputs[0], level=level)
         return f"{node.operation}({', '.join(parts)})"
 
 
