@@ -15,7 +15,7 @@ from recurra.models import build_layer, layer_spec
 from recurra.nn import Layer
 from recurra.nn.streaming import checksum
 from recurra.quantisation import Found, find_small, quantise
-from recurra.storage import CHECKSUM, NOTES, notes_of, read_weights_file
+from recurra.storage import CHECKSUM, NOTES, make_folder, notes_of, read_weights_file
 from recurra.storage import MODEL_FILE as MODEL_FILE
 from recurra.storage import WEIGHTS_FILE as WEIGHTS_FILE
 from recurra.storage import read_model as read_model
@@ -37,9 +37,10 @@ def save_weights(folder: Path, weights: Mapping[str, torch.Tensor], about: Mappi
         about: what to keep with them, such as the step and the loss.
 
     Raises:
+        ArgumentError: a file stands where the folder should.
         OSError: it cannot be written; an earlier file is intact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     # In one field: safetensors writes several in no fixed order, and equal weights should make equal files.
     notes = json.dumps({**about, CHECKSUM: checksum(plain)}, sort_keys=True)
@@ -74,7 +75,8 @@ def save_layer(layer: Layer, folder: str | Path) -> None:
         folder: created if need be.
 
     Raises:
-        ArgumentError: a layer, here or within, that is no program and none of recurra's wrappers.
+        ArgumentError: a layer, here or within, that is no program and none of recurra's wrappers; or a file stands
+            where the folder should.
         OSError: it cannot be written; an earlier file is intact.
     """
     spec = layer_spec(layer)

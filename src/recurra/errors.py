@@ -36,5 +36,9 @@ class BackendUnavailable(RuntimeError):
     """A backend was asked for by name and cannot run here; the message gives the reason."""
 
 
+class StreamInUse(RuntimeError):
+    """A stream was called while another thread was in a call of it; the message says what to do."""
+
+
 class RecurraBackendWarning(UserWarning):
     """Something runs on a slow path although a user may expect the engine. Said once for each reason."""

@@ -32,11 +32,20 @@ def quantise(model: Model, chosen: Collection[str] | None = None, *, weights: st
         weights: "int8" or "bfloat16".
 
     Raises:
-        ArgumentError: no weight can be small, a name is no weight that can, or weights are not finite.
+        ArgumentError: the model is no module, no weight can be small, a name is no weight that can, or weights are not
+            finite.
         ShapeError: the weights are not of float32 on the CPU.
     """
     if weights not in FORMS:
         raise ArgumentError("the form of the weights", got=weights, expected=" or ".join(FORMS))
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"model is a {type(model).__name__}"
+            if not isinstance(model, type)
+            else f"model is the class {model.__name__}",
+            expected="a layer, or a module with layers in it",
+            advice="Build it with recurra.nn or open it with recurra.load",
+        )
     left = None if chosen is None else set(chosen)
     made = _Conversion(FORMS[weights], left).convert(copy.deepcopy(model), "")
     if left is None and not any(isinstance(m, SmallRecurrent | SmallMatrix) for m in made.modules()):

@@ -46,6 +46,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, where there is none. Raises ArgumentError where a file stands in its place, and OSError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        taken = next((one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()), folder)
+        raise ArgumentError(
+            f"{str(taken)!r} is a file", expected="a folder", advice="Give the name of a folder, or a new name"
+        ) from None
+
+
 def save_model(folder: Path, task: str, model: Mapping[str, Any]) -> None:
     """Write `model.json`.
 
@@ -55,9 +66,10 @@ def save_model(folder: Path, task: str, model: Mapping[str, Any]) -> None:
         model: plain JSON; what the task needs to build the module.
 
     Raises:
+        ArgumentError: a file stands where the folder should.
         OSError: it cannot be written; an earlier file is intact.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     content = {
         "format": FORMAT,
         "version": VERSION,

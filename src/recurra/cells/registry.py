@@ -76,8 +76,13 @@ def cell(function: Callable[..., Any]) -> Cell:
 
 
 def register(*cells: Cell) -> None:
-    """Makes cells known by name, for settings and the command line."""
+    """Makes cells known by name, for settings and the command line.
+
+    Raises CellError for what is no cell, and for a name that another cell has.
+    """
     for one in cells:
+        if not isinstance(one, Cell):
+            raise CellError(f"a cell was expected; {_got(one)}")
         known = _CELLS.get(one.name)
         if known is not None and (known.program, known.training_program) != (one.program, one.training_program):
             raise CellError(f"a cell named '{one.name}' is registered already; give yours another name")
@@ -111,7 +116,8 @@ def find(cell: str | Cell | Program) -> Cell:
         near = difflib.get_close_matches(cell.lower(), _CELLS, n=3, cutoff=0.5)
         hint = f"did you mean {_alternatives(near)}?" if near else "see recurra.cells.names()"
         raise CellError(f"unknown cell '{cell}'; {hint}")
-    raise CellError(
-        f"a cell was expected, by name or object; got {type(cell).__name__}: decorate its function with "
-        f"@recurra.cells.cell"
-    )
+    raise CellError(f"a cell was expected, by name or object; {_got(cell)}")
+
+
+def _got(value: object) -> str:
+    return f"got {type(value).__name__}: decorate its function with @recurra.cells.cell"

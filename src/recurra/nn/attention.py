@@ -60,7 +60,7 @@ class Attention(nn.Module, ABC):
         if lengths is None:
             valid = torch.ones(batch, time, dtype=torch.bool, device=memory.device)
         else:
-            checks.check_lengths(lengths, batch, time, memory.device)
+            checks.check_lengths(lengths, batch, time, memory.device, of="memory")
             valid = valid_steps(lengths, time)
             memory = torch.where(valid[..., None], memory, torch.zeros_like(memory))
         return AttendedMemory(self._keys(memory), memory, valid)

@@ -15,6 +15,7 @@ from recurra.nn.plain import linear
 from recurra.nn.sequence import valid_steps
 from recurra.nn.small import float_like
 from recurra.nn.state import build_like, restart, state_type
+from recurra.nn.streaming import Carried
 
 _MEMORY = ("keys", "values", "valid")
 _FIELDS = ("layer", "attentional", "weights", *_MEMORY)
@@ -36,6 +37,9 @@ class AttentionDecoder(Layer):
     handed on as that of any layer: whoever picks rows of it (beam search) picks those of the memory too. It is
     (layer, attentional, weights, keys, values, valid), `weights` those of the last step. `initial_state` is that of
     an empty memory, whose context is zero. A row that is reset starts afresh on the same memory.
+
+    It has no `stream()` here, which would begin with an empty memory. `recurra.runtime` has one that takes what
+    `attend` returned: ``model.stream(model.attend(memory))``.
     """
 
     def __init__(self, layer: Layer, attention: Attention) -> None:
@@ -131,6 +135,14 @@ class AttentionDecoder(Layer):
         memory = self._memory(state, x_t.shape[0])
         y_t, moving = self._read(x_t, tuple(state[:3]), memory)
         return y_t, self._state_type(*moving, *state[3:])
+
+    def _carried(self, rows: int) -> Carried:
+        raise ArgumentError(
+            "a stream of AttentionDecoder has no memory to attend to",
+            expected="a state of layer.attend(memory, lengths)",
+            advice="Go on from one with layer.step; or save the layer, and write model.stream(model.attend(memory)) "
+            "with model = recurra.runtime.load(folder)",
+        )
 
     def _read(self, x_t: Tensor, moving: State, memory: AttendedMemory) -> tuple[Tensor, State]:
         inner, attentional, _ = moving

@@ -45,7 +45,7 @@ def check_like(name: str, tensor: Any, like: Tensor) -> None:
         raise ShapeError(
             f"{name} has dtype {tensor.dtype}",
             expected=f"{like.dtype}, as the parameters",
-            advice=f"Convert one of them: {name}.to({like.dtype}), or layer.to({tensor.dtype})",
+            advice=_dtype_advice(name, tensor, like.dtype),
         )
     if tensor.device != like.device:
         raise ShapeError(
@@ -53,6 +53,14 @@ def check_like(name: str, tensor: Any, like: Tensor) -> None:
             expected=f"{like.device}, where the parameters are",
             advice=f"Move one of them: {name}.to({str(like.device)!r}), or layer.to({str(tensor.device)!r})",
         )
+
+
+def _dtype_advice(name: str, tensor: Tensor, dtype: torch.dtype) -> str:
+    if tensor.is_complex():
+        return f"Hand over real features, such as torch.cat(({name}.real, {name}.imag), -1)"
+    if not tensor.is_floating_point():
+        return f"Convert it: {name}.float()" if dtype == torch.float32 else f"Convert it: {name}.to({dtype})"
+    return f"Convert one of them: {name}.to({dtype}), or layer.to({tensor.dtype})"
 
 
 def _advice_for(value: Any) -> str:
@@ -99,6 +107,32 @@ def check_input(name: str, x: Any, leading: tuple[str, ...], size: int, like: Te
     check_like(name, x, like)
 
 
+def check_tokens(tokens: Any, leading: tuple[str, ...], count: int, device: torch.device) -> None:
+    """Whole numbers from 0 to count - 1 of these leading dimensions."""
+    if not isinstance(tokens, Tensor):
+        raise ShapeError(f"tokens is a {type(tokens).__name__}", expected="a tensor", advice=_advice_for(tokens))
+    if tokens.dtype not in (torch.int64, torch.int32):
+        raise ShapeError(
+            f"tokens has dtype {tokens.dtype}",
+            expected="torch.int64 or torch.int32",
+            advice="Convert it: tokens.long()",
+        )
+    if tokens.ndim != len(leading):
+        advice = "A batch of one is tokens[None]" if tokens.ndim == len(leading) - 1 else "A token is one whole number"
+        expected = f"({', '.join(leading)}{',' * (len(leading) == 1)})"
+        raise ShapeError(f"tokens has shape {_shape(tokens)}", expected=expected, advice=advice)
+    _check_device("tokens", tokens, device)
+    if tokens.numel() == 0 or not readable(tokens):
+        return
+    low, high = (int(bound) for bound in tokens.aminmax())
+    if low < 0 or high >= count:
+        raise ArgumentError(
+            f"tokens holds {low if low < 0 else high}",
+            expected=f"0 to {count - 1}, the tokens of the vocabulary",
+            advice="vocabulary.encode makes them of a text",
+        )
+
+
 def check_structure(state: Any, kind: type | None, count: int) -> None:
     """A nested state is a tuple of `count` parts; a named one carries the names of `kind`."""
     if not isinstance(state, tuple):
@@ -130,8 +164,8 @@ def check_state(state: Any, kind: type, columns: tuple[int, ...], batch: int, li
         check_like(name, tensor, like)
 
 
-def check_lengths(lengths: Any, batch: int, time: int, device: torch.device) -> None:
-    """lengths is (batch,), whole numbers from 0 to time."""
+def check_lengths(lengths: Any, batch: int, time: int, device: torch.device, of: str = "x") -> None:
+    """lengths is (batch,), whole numbers from 0 to time, the steps of what `of` names."""
     if not isinstance(lengths, Tensor):
         advice = "Write lengths=torch.tensor([...])"
         raise ShapeError(
@@ -154,7 +188,7 @@ def check_lengths(lengths: Any, batch: int, time: int, device: torch.device) -> 
     if low < 0 or high > time:
         raise ArgumentError(
             f"lengths holds {low if low < 0 else high}",
-            expected=f"0 to {time}, the number of steps of x",
+            expected=f"0 to {time}, the number of steps of {of}",
             advice="A length counts the valid steps of its row",
         )
 

@@ -10,6 +10,7 @@ from recurra.errors import ArgumentError
 from recurra.nn.state import State as State
 from recurra.nn.streaming import Carried
 from recurra.streams import Stream, Streams
+from recurra.streams.checks import check_stream_count
 
 
 class Layer(nn.Module, ABC):
@@ -70,9 +71,9 @@ class Layer(nn.Module, ABC):
         return Stream(self._carried(1))
 
     def streams(self, rows: int) -> Streams:
-        """So many streams of the layer, stepped as one batch. Raises ArgumentError as `stream` does."""
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-            raise ArgumentError(f"rows is {rows!r}", expected="a whole number from 1", advice="It counts streams")
+        """So many streams of the layer, stepped as one batch. Raises ArgumentError as `stream` does, and for another
+        number of rows than 1 to 2**24."""
+        check_stream_count(rows)
         return Streams(self._carried(rows))
 
     def _carried(self, rows: int) -> Carried:

@@ -91,7 +91,7 @@ class _Small(nn.Module):
             raise ArgumentError(
                 f"{self._form.name} weights come with float32",
                 expected="no other dtype",
-                advice="Convert the float32 model, and quantise it afterwards",
+                advice="Leave it as it is, or convert the float32 model that it was made of, unquantised",
             )
 
         def kept(tensor: Tensor) -> Tensor:

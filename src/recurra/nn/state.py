@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from recurra.errors import ArgumentError
+from recurra.errors import ArgumentError, ShapeError
 
 State = tuple[Any, ...]
 """A named tuple of tensors (batch, columns), or a tuple of such states, nested as the layers are."""
@@ -61,7 +61,15 @@ def map_state(function: Callable[[Tensor], Tensor], state: Nested) -> Nested:
 
     ``map_state(torch.Tensor.detach, state)`` cuts the gradient for truncated back-propagation;
     ``map_state(lambda s: s[rows], state)`` picks rows of the batch.
+
+    Raises ShapeError for a state that is no tuple.
     """
+    if not isinstance(state, tuple):
+        raise ShapeError(
+            f"state is a {type(state).__name__}",
+            expected="a tuple of tensors, or of such tuples",
+            advice="Give what layer.initial_state or a call returned",
+        )
     return build_like(
         state, [map_state(function, part) if isinstance(part, tuple) else function(part) for part in state]
     )

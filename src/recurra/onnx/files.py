@@ -35,14 +35,20 @@ class Source:
 def read_source(model: Any) -> Source:
     """Reads a model from a path, from bytes, or as onnx.ModelProto.
 
-    Raises ArgumentError for another kind of argument, FormatError for a damaged file or one that this version cannot
-    run, OSError where a file cannot be read, and BackendUnavailable without the package onnx.
+    Raises ArgumentError for another kind of argument or a path without a file, FormatError for a damaged file or one
+    that this version cannot run, OSError where a file cannot be read, and BackendUnavailable without the package onnx.
     """
     onnx = require("onnx")
     folder = None
     if isinstance(model, str | os.PathLike):
-        folder = Path(model).parent
-        model = Path(model).read_bytes()
+        path = Path(model)
+        if path.is_dir() or not path.exists():
+            raise ArgumentError(
+                f"{str(path)!r} is {'a folder' if path.is_dir() else 'not there'}",
+                expected="a file",
+                advice="Give the path of an ONNX model",
+            )
+        folder, model = path.parent, path.read_bytes()
     if isinstance(model, bytes | bytearray | memoryview):
         parsed = onnx.ModelProto()
         try:

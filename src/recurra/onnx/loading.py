@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from recurra.errors import ArgumentError, FormatError
 from recurra.onnx.sessions import open_session, run_session
 from recurra.streams import Stream, Streams
+from recurra.streams.checks import check_stream_count
 
 Array = NDArray[Any]
 
@@ -87,7 +88,7 @@ class Model:
 
     def streams(self, rows: int) -> Streams:
         """So many streams, stepped as one batch. Raises ArgumentError when the model needs the future."""
-        _check_count("rows", rows)
+        check_stream_count(rows)
         return Streams(self._carried(rows))
 
     def initial_state(self, rows: int) -> list[Array]:

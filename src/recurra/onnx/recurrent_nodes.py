@@ -160,7 +160,7 @@ def run_node(
             expected=f"three dimensions of floats, the last {node.input_size}",
         )
     dtype = np.promote_types(x.dtype, np.float32)
-    rows = torch.from_numpy(np.ascontiguousarray(x if node.batch_first else x.transpose(1, 0, 2), dtype))
+    rows = _tensor(x if node.batch_first else x.transpose(1, 0, 2), dtype)
     batch, time = rows.shape[:2]
     ends = _lengths(lengths, batch, time)
     states = _initial(initial, node, batch, dtype)
@@ -176,6 +176,11 @@ def run_node(
     if not node.batch_first:
         y, last = y.transpose(1, 2, 0, 3), [one.transpose(1, 0, 2) for one in last]
     return y.astype(x.dtype, copy=False), [one.astype(x.dtype, copy=False) for one in last]
+
+
+def _tensor(array: Array, dtype: np.dtype[Any]) -> Tensor:
+    # torch does not know read-only arrays, and those of a file may be
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
 
 
 def _lengths(lengths: Array | None, batch: int, time: int) -> Tensor | None:
@@ -203,7 +208,7 @@ def _initial(
                 expected=f"{shape}, floats",
             )
         by_direction = one.transpose(1, 0, 2) if node.batch_first else one
-        found.append([torch.from_numpy(np.ascontiguousarray(value, dtype)) for value in by_direction])
+        found.append([_tensor(value, dtype) for value in by_direction])
     return found
 
 
@@ -212,8 +217,8 @@ def _run_direction(
 ) -> tuple[Tensor, Sequence[Tensor]]:
     program = direction.cell.program
     given = [
-        torch.from_numpy(np.ascontiguousarray(direction.parameters[spec.name])).to(rows.dtype)
-        for spec in program.parameters
+        _tensor(array, array.dtype).to(rows.dtype)
+        for array in (direction.parameters[spec.name] for spec in program.parameters)
     ]
     x = reverse(rows, lengths) if direction.backwards else rows
     y, final = ops.scan(program, x, states, given, lengths=lengths)

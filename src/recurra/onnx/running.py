@@ -49,6 +49,12 @@ class Prepared:
         return dict(zip(self.output_names, found, strict=True))
 
     def _given(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if not isinstance(inputs, Mapping):
+            raise ArgumentError(
+                f"inputs is a {type(inputs).__name__}",
+                expected=f"an array for each of {', '.join(self.input_names)}, by name",
+                advice=f"Write {{{', '.join(f'{name!r}: ...' for name in self.input_names)}}}",
+            )
         unknown = sorted(set(inputs) - set(self._inputs))
         missing = [name for name in self.input_names if name not in inputs]
         if unknown or missing:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def recompute(*, every: int | None = None, above: float = 0) -> Iterator[None]:
         raise ArgumentError(
             f"every is {every!r}", expected="1 or more steps", advice="Leave it out to let it be chosen"
         )
-    if not above >= 0:
+    if not isinstance(above, Real) or not above >= 0:
         raise ArgumentError(f"above is {above!r}", expected="0 or more bytes", advice="math.inf recomputes nothing")
     before = Recomputation.every, Recomputation.above
     Recomputation.every = AUTOMATIC if every is None else every

@@ -5,7 +5,6 @@ The choice is made by predicates that give a reason, never by an attempt that fa
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from recurra.ops.tracing import constant_while_tracing
 
 _CHOICES = ("auto", "native", "reference")
 _functorch_stack: Callable[[], object] = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
-_log = logging.getLogger(__name__)
 
 
 class Choice:
@@ -100,7 +98,6 @@ def _say(reason: str) -> None:
     if reason not in Choice.said:
         Choice.said = Choice.said | {reason}
         message = f"recurra runs on its plain-torch reference, which is many times slower, because {reason}"
-        _log.warning(message)
         warnings.warn(message, RecurraBackendWarning, stacklevel=4)
 
 

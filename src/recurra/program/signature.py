@@ -131,13 +131,7 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
     for argument in _parts(arguments[1:]):
         default = argument.default
         if argument.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD:
-            declared = StateDeclaration() if default is inspect.Parameter.empty else default
-            if not isinstance(declared, StateDeclaration):
-                raise CellError(
-                    f"cell '{name}': the state '{argument.name}' has the default {default!r}; expected none, or "
-                    f"State(...). "
-                    "Parameters and hyperparameters stand after '*'"
-                )
+            declared = _state(name, argument)
             states.append(StateSpec(argument.name, declared.width, declared.initial, declared.role))
         elif argument.kind is not inspect.Parameter.KEYWORD_ONLY:
             raise CellError(f"cell '{name}': '*{argument.name}' is not allowed; name every state and parameter")
@@ -167,6 +161,24 @@ def read_signature(function: Callable[..., Any], settings: Mapping[str, Any]) ->
     except CellError as error:
         raise CellError(f"cell '{name}': {error}") from error
     return Signature(tuple(states), parameters, elapsed, hyperparameters, frozenset(complex_names))
+
+
+def _state(cell: str, argument: inspect.Parameter) -> StateDeclaration:
+    """What a positional argument declares."""
+    declared = argument.default
+    if declared is inspect.Parameter.empty:
+        return StateDeclaration()
+    if isinstance(declared, ParameterDeclaration | ElapsedDeclaration):
+        raise CellError(
+            f"cell '{cell}': the parameter '{argument.name}' stands before '*'; write it after: "
+            f"def {cell}(x, h, *, {argument.name}=...)"
+        )
+    if not isinstance(declared, StateDeclaration):
+        raise CellError(
+            f"cell '{cell}': the state '{argument.name}' has the default {declared!r}; expected none, or State(...). "
+            "Parameters and hyperparameters stand after '*'"
+        )
+    return declared
 
 
 def _specs(

@@ -92,6 +92,13 @@ class EchoStateNetwork(ReservoirEstimator):
         washout = check_washout(washout, found)
         held_out = None
         if validation is not None:
+            if not isinstance(validation, tuple | list) or len(validation) != 2:
+                got = f"{len(validation)} parts" if isinstance(validation, tuple | list) else type(validation).__name__
+                raise ArgumentError(
+                    f"validation is a {got}",
+                    expected="a pair",
+                    advice="Give inputs and targets: validation=(x, y)",
+                )
             held_out = self._read(*validation, None, found.columns)[:2]
             check_washout(washout, held_out[0])
             if held_out[1].columns != targets.columns:

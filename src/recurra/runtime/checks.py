@@ -93,9 +93,3 @@ def check_times(elapsed: Any, shape: tuple[int, ...], lengths: np.ndarray | None
     if not fine.all():
         raise ArgumentError(f"elapsed holds {times[~fine][0]}", expected="0 or more at every valid step")
     return times
-
-
-def check_count(name: str, count: Any) -> None:
-    """At least one."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ArgumentError(f"{name} is {count!r}", expected="a whole number from 1")

@@ -13,6 +13,7 @@ from recurra.runtime import checks
 from recurra.runtime.rows import Rows
 from recurra.runtime.state import State, arrays_of, check_state, from_arrays, map_state
 from recurra.streams import Stateful, Stream, Streams
+from recurra.streams.checks import check_stream_count
 
 
 class Layer(ABC):
@@ -105,7 +106,7 @@ class Layer(ABC):
     def streams(self, rows: int) -> Streams:
         """So many streams, stepped as one batch. Raises ArgumentError when the model needs the future."""
         self._check_causal("stream")
-        checks.check_count("rows", rows)
+        check_stream_count(rows)
         return Streams(self.stateful(rows))
 
     def stateful(self, rows: int) -> Stateful:

@@ -6,8 +6,32 @@ from typing import Any
 
 import numpy as np
 
-from recurra.errors import ArgumentError, ShapeError
+from recurra.errors import ArgumentError, ShapeError, StreamInUse
 from recurra.streams.stateful import Stateful
+
+_IN_USE = "a stream is in use by another thread"
+"""As the engine says it."""
+
+
+MOST_STREAMS = 2**24
+
+
+def check_stream_count(rows: Any) -> None:
+    """A number of streams side by side, which the engine can count."""
+    if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= MOST_STREAMS:
+        raise ArgumentError(
+            f"rows is {rows!r}", expected=f"a whole number from 1 to {MOST_STREAMS}", advice="It counts streams"
+        )
+
+
+def shared(error: RuntimeError) -> RuntimeError:
+    """What to raise for an error of a stream: `StreamInUse` where two threads were in calls of it."""
+    if _IN_USE not in str(error):
+        return error
+    return StreamInUse(
+        f"{_IN_USE}: expected one thread at a time. Give each thread a stream of its own: model.stream() begins one, "
+        "stream.fork() goes on from here"
+    )
 
 
 def check_pieces(name: str, x: np.ndarray, leading: tuple[str, ...], columns: int, dtype: np.dtype) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from recurra.errors import ArgumentError, ShapeError
 from recurra.streams import snapshot
-from recurra.streams.checks import check_elapsed, check_out, check_pieces, check_tokens
+from recurra.streams.checks import check_elapsed, check_out, check_pieces, check_tokens, shared
 from recurra.streams.stateful import Stateful
 
 
@@ -44,6 +44,7 @@ class Stream:
         Raises:
             ShapeError: a chunk, times or `out` of another shape or dtype.
             ArgumentError: tokens that the model does not have; `elapsed` missing, negative or not wanted.
+            StreamInUse: another thread is in a call of this stream.
         """
         if self._plain and elapsed is None and type(chunk) is np.ndarray and chunk.dtype == self._input_dtype:
             # most of the time of a small step is spent outside the engine, so what fits is passed on at once
@@ -55,6 +56,8 @@ class Stream:
                 except (ValueError, TypeError):
                     # nothing has happened: whoever computes checks first. This finds better words, or another layout
                     return self._checked_push(chunk, None, out)
+                except RuntimeError as error:
+                    raise shared(error) from None
                 return y
         return self._checked_push(chunk, elapsed, out)
 
@@ -75,7 +78,10 @@ class Stream:
             check_out(out, shape, self._dtype)
             if np.may_share_memory(out, steps):
                 raise ArgumentError("out shares memory with the chunk", expected="an array of its own")
-        stateful.push(np.ascontiguousarray(steps), out[None] if out.ndim == 1 else out, times)
+        try:
+            stateful.push(np.ascontiguousarray(steps), out[None] if out.ndim == 1 else out, times)
+        except RuntimeError as error:
+            raise shared(error) from None
         return out
 
     def reset(self) -> None:

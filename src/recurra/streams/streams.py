@@ -8,7 +8,7 @@ import numpy as np
 
 from recurra.errors import ArgumentError, ShapeError
 from recurra.streams import snapshot
-from recurra.streams.checks import check_elapsed, check_out, check_pieces, check_rows, check_tokens
+from recurra.streams.checks import check_elapsed, check_out, check_pieces, check_rows, check_tokens, shared
 from recurra.streams.stateful import Stateful
 from recurra.streams.stream import Stream
 
@@ -42,6 +42,7 @@ class Streams:
 
         Raises:
             ShapeError, ArgumentError: what does not fit.
+            StreamInUse: another thread is in a call of these streams.
         """
         stateful = self._stateful
         x = np.asarray(x)
@@ -63,7 +64,10 @@ class Streams:
             check_out(out, shape, self._dtype)
             if np.may_share_memory(out, frames):
                 raise ArgumentError("out shares memory with x", expected="an array of its own")
-        stateful.tick(np.ascontiguousarray(frames), out, numbers, times)
+        try:
+            stateful.tick(np.ascontiguousarray(frames), out, numbers, times)
+        except RuntimeError as error:
+            raise shared(error) from None
         return out
 
     def reset(self, rows: Any = None) -> None:
@@ -80,6 +84,12 @@ class Streams:
     def put(self, row: int, stream: Stream) -> None:
         """A row goes on from where a stream of the same model is. Raises ArgumentError for one of another model."""
         number = int(check_rows([row], self._stateful.rows)[0])
+        if not isinstance(stream, Stream):
+            raise ArgumentError(
+                f"stream is a {type(stream).__name__}",
+                expected="a Stream",
+                advice="Give what model.stream() or streams.take(row) returned; frames are read by tick",
+            )
         if stream._stateful.fingerprint() != self._stateful.fingerprint():
             raise ArgumentError("the stream is of another model", expected="one of this model")
         states = self._stateful.read()

@@ -20,6 +20,7 @@ from recurra.decode import Picker
 from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Dropout, Layer, Recurrent, Stack
+from recurra.nn.checks import check_tokens
 from recurra.nn.dropout import drop
 from recurra.nn.layer import State
 from recurra.nn.small import SmallEmbedding, SmallLinear, SmallMatrix
@@ -27,6 +28,7 @@ from recurra.nn.streaming import Carried
 from recurra.onnx import Parts
 from recurra.runtime.language_model import continued
 from recurra.streams import Stream, Streams
+from recurra.streams.checks import check_stream_count
 
 # Longer chunks gain nothing; these keep the memory for a batch of documents small.
 _STEPS_OF_A_CHUNK = 256
@@ -146,19 +148,25 @@ class LanguageModel(nn.Module):
 
         Returns:
             scores, shape (batch, time, tokens of the vocabulary), and the state after the last step.
+
+        Raises:
+            ShapeError, ArgumentError: tokens of another shape or dtype, or that the vocabulary does not have; and
+                whatever the layers refuse.
         """
+        check_tokens(tokens, ("batch", "time"), len(self.vocabulary), self.device)
         features, after = self.layers(self._embed(tokens), state, reset=reset)
         return self._scores(features), after
 
     def step(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
         """One step of `forward`: tokens of shape (batch,), scores of shape (batch, tokens of the vocabulary)."""
+        check_tokens(tokens, ("batch",), len(self.vocabulary), self.device)
         features, after = self.layers.step(self._embed(tokens), state)
         return self._scores(features), after
 
     def loss(self, inputs: Tensor, targets: Tensor, state: State | None, reset: Tensor | None) -> tuple[Tensor, State]:
         """The sum of the cross-entropies of the targets in nats, those that are `IGNORED` left out; and the new state.
 
-        All tensors have shape (batch, time).
+        All tensors have shape (batch, time). The tokens are not checked: they come from `token_stream`.
         """
         features, after = self.layers(self._embed(inputs), state, reset=reset)
         scores = self._scores(features, impossible=-len(self.vocabulary) % _SCORES_MULTIPLE)
@@ -226,7 +234,9 @@ class LanguageModel(nn.Module):
         return Stream(self._carried(1))
 
     def streams(self, rows: int) -> Streams:
-        """So many streams of the model, stepped as one batch. Raises ArgumentError while it is in training."""
+        """So many streams of the model, stepped as one batch. Raises ArgumentError while it is in training, and for
+        another number of rows than 1 to 2**24."""
+        check_stream_count(rows)
         return Streams(self._carried(rows))
 
     def _carried(self, rows: int) -> Carried:
