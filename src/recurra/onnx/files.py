@@ -32,6 +32,18 @@ class Source:
     folder: Path | None
 
 
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """The bytes of a file. Raises ArgumentError where there is none, and OSError where it cannot be read."""
+    path = Path(path)
+    if path.is_dir() or not path.exists():
+        raise ArgumentError(
+            f"{str(path)!r} is {'a folder' if path.is_dir() else 'not there'}",
+            expected="a file",
+            advice="Give the path of an ONNX model",
+        )
+    return path.read_bytes()
+
+
 def read_source(model: Any) -> Source:
     """Reads a model from a path, from bytes, or as onnx.ModelProto.
 
@@ -41,14 +53,7 @@ def read_source(model: Any) -> Source:
     onnx = require("onnx")
     folder = None
     if isinstance(model, str | os.PathLike):
-        path = Path(model)
-        if path.is_dir() or not path.exists():
-            raise ArgumentError(
-                f"{str(path)!r} is {'a folder' if path.is_dir() else 'not there'}",
-                expected="a file",
-                advice="Give the path of an ONNX model",
-            )
-        folder, model = path.parent, path.read_bytes()
+        folder, model = Path(model).parent, read_file(model)
     if isinstance(model, bytes | bytearray | memoryview):
         parsed = onnx.ModelProto()
         try:

@@ -6,13 +6,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recurra.errors import ArgumentError, FormatError
+from recurra.onnx.files import read_file
 from recurra.onnx.sessions import open_session, run_session
 from recurra.streams import Stream, Streams
 from recurra.streams.checks import check_stream_count
@@ -29,11 +29,11 @@ def load(model: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Model:
     ONNX Runtime computes, on so many threads. torch is not imported, and the package onnx is not needed.
 
     Raises FormatError for a file that is damaged, and for one that others wrote, whose states cannot be told;
-    ArgumentError for a decoder with a memory, and for `threads` below 1; BackendUnavailable where onnxruntime is not
-    installed; OSError where the file cannot be read.
+    ArgumentError for a path without a file, for a decoder with a memory, and for `threads` below 1;
+    BackendUnavailable where onnxruntime is not installed; OSError where the file cannot be read.
     """
     _check_count("threads", threads)
-    content = bytes(model) if isinstance(model, bytes | bytearray | memoryview) else Path(model).read_bytes()
+    content = bytes(model) if isinstance(model, bytes | bytearray | memoryview) else read_file(model)
     return Model(content, threads)
 
 
