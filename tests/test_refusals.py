@@ -93,7 +93,7 @@ def test_streams_that_there_cannot_be(tmp_path, where):
         with pytest.raises(ArgumentError, match="expected a whole number from 1 to 16777216"):
             model.streams(rows)
     with pytest.raises(ArgumentError, match="stream is a int: expected a Stream"):
-        model.streams(2).put(0, 3)  # type: ignore[arg-type]
+        model.streams(2).put(0, 3)
 
 
 def test_a_stream_of_two_threads(tmp_path):
@@ -124,10 +124,10 @@ def test_a_stream_of_two_threads(tmp_path):
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: ops.recompute(above="a").__enter__(), ArgumentError, "above is 'a': expected 0 or more bytes"),  # type: ignore[arg-type]
-        (lambda: recurra.cells.register(3), CellError, "a cell was expected; got int: decorate"),  # type: ignore[arg-type]
-        (lambda: nn.map_state(torch.detach, 3), ShapeError, "state is a int: expected a tuple of tensors"),  # type: ignore[type-var]
-        (lambda: nn.map_state(torch.detach, torch.zeros(2)), ShapeError, "state is a Tensor"),  # type: ignore[type-var]
+        (lambda: ops.recompute(above="a").__enter__(), ArgumentError, "above is 'a': expected 0 or more bytes"),
+        (lambda: recurra.cells.register(3), CellError, "a cell was expected; got int: decorate"),
+        (lambda: nn.map_state(torch.detach, 3), ShapeError, "state is a int: expected a tuple of tensors"),
+        (lambda: nn.map_state(torch.detach, torch.zeros(2)), ShapeError, "state is a Tensor"),
     ],
 )
 def test_functions_of_one_argument(call: Callable[[], object], error, match):
@@ -236,5 +236,5 @@ def test_a_decoder_without_a_memory(tmp_path):
     memory, x = torch.randn(1, 3, 4), torch.randn(1, 5, 2)
     with torch.no_grad():
         expected = layer(x, layer.attend(memory))[0][0].numpy()
-    got = model.stream(model.attend(memory.numpy())).push(x[0].numpy())  # type: ignore[attr-defined]
+    got = model.stream(model.attend(memory.numpy())).push(x[0].numpy())
     np.testing.assert_allclose(got, expected, atol=1e-6)
