@@ -84,7 +84,7 @@ def test_constraints_fit_the_declared_ranges():
 def test_every_package_that_is_imported_is_declared():
     declared = {canonical(requirement.name) for requirement in declared_requirements()}
     distributions = metadata.packages_distributions()
-    own = {name for path in python_files("tests") for name in (path.stem, path.parent.name)} | {
+    own = {name for path in python_files("tests", "benchmarks") for name in (path.stem, path.parent.name)} | {
         "recurra",
         "recipes",
         "mutants",

@@ -38,8 +38,11 @@ class Settings(BaseModel):
     """Recurrent layers, one on top of the other."""
     embedding: int = Field(default=64, ge=1)
     """Features of a token before the first layer."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Share of features set to zero in training: of the embedding, between layers and before the softmax."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of features set to zero in training: of the embedding, between layers and before the softmax.
+
+    It helps where the text is read many times.
+    """
     tied: bool = False
     """Whether the softmax takes its weights from the embedding."""
 
