@@ -39,10 +39,7 @@ class Settings(BaseModel):
     embedding: int = Field(default=64, ge=1)
     """Features of a token before the first layer."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Share of features set to zero in training: of the embedding, between layers and before the softmax.
-
-    It helps where the text is read many times.
-    """
+    """Share of features set to zero in training, between all layers; it helps where the text is read many times."""
     tied: bool = False
     """Whether the softmax takes its weights from the embedding."""
 
