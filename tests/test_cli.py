@@ -350,6 +350,10 @@ def test_settings_come_from_a_file_then_set_then_options(cli, text: Path, tmp_pa
         (["--tokens", "letter"], "'char' or 'word'"),
         (["--config", "nowhere.toml"], "nowhere.toml"),
         (["--data", "nowhere.txt"], "nowhere.txt"),
+        (["--data", ""], "--data names nothing"),
+        (["--set", "batch=1000000"], "'batch' is 1,000,000"),
+        (["--hidden", "10000000"], "does not fit into memory: expected less of one of them, got 'hidden 10,000,000"),
+        (["--cell", "cfc"], "'cfc' needs the width 'backbone' and the time between steps"),
         (["--steps", "0"], "'steps'"),
         (["--minutes", "-1"], "'minutes'"),
         (["--resume", "nowhere"], "nowhere"),
@@ -525,3 +529,33 @@ def test_asking_for_a_device_that_is_not_there(cli, text: Path, tmp_path: Path):
     assert code == 2
     assert "cuda" in problems
     assert os.listdir(tmp_path) == ["text.txt"]
+
+
+def test_the_version_is_that_of_the_package(cli):
+    assert cli("--version") == (0, f"recurra {recurra.__version__}\n", "")
+
+
+def test_cells_lose_no_letter_in_a_narrow_terminal(cli, monkeypatch: pytest.MonkeyPatch):
+    listed = []
+    for width in ("60", "400"):
+        monkeypatch.setenv("COLUMNS", width)
+        code, printed, _ = cli("cells")
+        assert code == 0
+        listed.append(sorted("".join(printed.split())))
+    assert listed[0] == listed[1]
+
+
+def test_info_tells_of_any_saved_model_and_scores_want_a_language_model(cli, text: Path, tmp_path: Path):
+    recurra.save_layer(recurra.nn.GRU(3, 5), tmp_path / "layer")
+    code, printed, problems = cli("info", tmp_path / "layer")
+    assert (code, problems) == (0, "")
+    assert "gru" in printed
+    assert "140" in printed, "its parameters"
+    code, _, problems = cli("evaluate", tmp_path / "layer", "--data", text)
+    assert (code, problems.count("\n")) == (2, 1)
+    train(cli, text, tmp_path / "run", "--steps", 4)
+    assert cli("export", tmp_path / "run", "--int8", "--tolerance", 1)[0] == 0
+    code, _, problems = cli("evaluate", tmp_path / "run-int8")
+    assert (code, problems.count("\n")) == (2, 1)
+    assert "Name a text with --data" in problems
+    assert cli("evaluate", tmp_path / "run-int8", "--data", text)[0] == 0

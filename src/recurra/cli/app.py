@@ -44,6 +44,23 @@ train = typer.Typer(help="Train a model.", no_args_is_help=True, rich_markup_mod
 app.add_typer(train, name="train")
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"recurra {version('recurra')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Recurrent sequence models, from one equation to a deployed stream."""
+
+
 @train.command("language-model")
 @with_settings
 def language_model(
@@ -78,7 +95,11 @@ def generate(
 
 @app.command()
 def stream(run: RunFolder) -> None:
-    """Read standard input as it comes and write what a saved model makes of it: text in lines, raw frames (float32)."""
+    """Read standard input as it comes and write what a saved model makes of it.
+
+    A language model reads lines, and puts before each how many bits a token it was surprised by; any other model reads
+    and writes frames, raw little-endian float32.
+    """
     from recurra.cli.streaming import stream as run_stream
 
     run_stream(run)
@@ -99,7 +120,7 @@ def evaluate(
 
 @app.command()
 def info(run: RunFolder) -> None:
-    """Tell what is known about a training run."""
+    """Tell what is known about a training run, or about any saved model."""
     from recurra.cli.reports import report_run
 
     report_run(run)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from rich.table import Column, Table
 
 from recurra import cells
@@ -9,6 +10,7 @@ from recurra.checkpoint import outlined, read_model, read_weights
 from recurra.cli.terminal import Terminal
 from recurra.learn.evaluate import evaluate
 from recurra.learn.run import VALIDATION_LOSS, Run
+from recurra.opening import load
 from recurra.program import Program
 from recurra.tasks import LanguageModel
 
@@ -30,14 +32,17 @@ def report_scores(folder: Path, data: Path | None) -> None:
 
 
 def report_run(folder: Path) -> None:
-    """Print what the files of a run say."""
+    """Print what the files of a run, or of any saved model, say."""
     run = Run(folder)
     task, spec = read_model(folder)
+    if task != LanguageModel.task:
+        return _report_model(folder, task)
+    settings = run.read_settings() if run.exists() else None
     model = outlined(lambda: LanguageModel.from_spec(spec), source=str(folder))
     lines = {
         "task": task,
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "vocabulary": f"{len(model.vocabulary):,} tokens ({model.vocabulary.unit})",
+        "tokens": f"{len(model.vocabulary):,} in the vocabulary, by {model.vocabulary.unit}",
     }
     if run.exists():
         about = run.read_about()
@@ -54,9 +59,18 @@ def report_run(folder: Path) -> None:
     for name, value in lines.items():
         print(f"{name:12}{value}")
     print(model)
-    if run.exists():
-        for name, value in run.read_settings():
-            print(f"{name:18}{'-' if value is None else value}")
+    if settings is not None:
+        print("settings:")
+        for name, value in settings:
+            print(f"  {name:18}{'-' if value is None else value}")
+
+
+def _report_model(folder: Path, task: str) -> None:
+    model = load(folder)
+    print(f"{'task':12}{task}")
+    if isinstance(model, torch.nn.Module):
+        print(f"{'parameters':12}{sum(p.numel() for p in model.parameters()):,}")
+    print(model)
 
 
 def describe_weights(about: dict[str, str]) -> str:
@@ -67,8 +81,8 @@ def describe_weights(about: dict[str, str]) -> str:
 
 def report_cells() -> None:
     """Print a table of the registered cells."""
-    longest = max(map(len, cells.names()))
-    table = Table(Column("cell", min_width=longest), "states", "parameters", "what it is", box=None, pad_edge=False)
+    others = (Column(name, overflow="fold") for name in ("states", "parameters", "what it is"))
+    table = Table(Column("cell", no_wrap=True), *others, box=None, pad_edge=False)
     for name in cells.names():
         program = cells.get(name)
         table.add_row(name, ", ".join(s.name for s in program.states), _parameters(program), _first_line(program.doc))

@@ -34,6 +34,11 @@ def documents_of(folder: Path, data: Path | None) -> Mapping[str, Sequence[Docum
     if data is not None:
         return {str(data): read_corpus(data).documents}
     run = Run(folder)
+    if not run.exists():
+        raise ArgumentError(
+            f"{str(folder)!r} is no folder of a training run, so nothing is known of a held-out text",
+            advice="Name a text with --data.",
+        )
     settings = run.read_settings()
     corpus = open_corpus(settings)
     check_same_data(run, corpus)

@@ -5,9 +5,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from recurra import cells
 from recurra.checkpoint import read_model, save_model
 from recurra.data import Corpus, Parts, Vocabulary, parse_split, read_corpus, read_standard_library
-from recurra.errors import ArgumentError, BackendUnavailable
+from recurra.errors import ArgumentError, BackendUnavailable, RecurraError
 from recurra.learn.callbacks import AtomicFiles
 from recurra.learn.fit import Result, fit
 from recurra.learn.run import About, Run
@@ -19,12 +20,14 @@ def train(settings: Settings, folder: Path, *, console: Console) -> Result:
     """Begin a run in a new folder.
 
     Raises:
-        ArgumentError: the folder holds a run already, or the settings do not fit the data.
+        ArgumentError: the folder holds a run already, the settings do not fit the data, or the model no memory.
         FormatError: the data are not text.
         BackendUnavailable: the device is not there.
         DivergedError: the loss is no number any more; what was saved before is intact.
         OSError: something cannot be read or written; what was saved before is intact.
     """
+    if settings.data == "":
+        raise ArgumentError("--data names nothing", expected="a text file or a folder")
     if settings.data is not None:
         settings = settings.replaced({"data": str(Path(settings.data).resolve())})
     for path in (folder, Path(settings.data or "")):
@@ -32,7 +35,9 @@ def train(settings: Settings, folder: Path, *, console: Console) -> Result:
     _prepare_torch(settings)
     corpus = open_corpus(settings)
     parts = corpus.split(parse_split(settings.split))
-    model = build_model(settings, parts)
+    _check_cell(settings.cell)
+    _check_rows(settings, parts)
+    model = _build(settings, parts)
     run = Run(folder)
     run.begin(settings, About(corpus.source, corpus.fingerprint()))
     save_model(folder, model.task, model.to_spec())
@@ -103,6 +108,42 @@ def _is_longer(settings: Settings, before: Settings, about: About) -> bool:
         return settings.steps is None or settings.steps > about.steps
     limit, limit_before = settings.limit_seconds, before.limit_seconds
     return limit is None or (limit_before is not None and limit > limit_before)
+
+
+def _check_cell(name: str) -> None:
+    """Raises ArgumentError for a cell that needs more than text and `hidden`."""
+    program = cells.get(name)
+    needs = [f"the width {width!r}" for width in sorted(program.width_names)]
+    needs += ["the time between steps"] * program.uses_elapsed
+    if needs:
+        raise ArgumentError(
+            f"the cell {name!r} needs {' and '.join(needs)}, which settings and a text do not have",
+            advice="Take another (recurra cells), or use it in Python: recurra.nn.Recurrent.",
+        )
+
+
+def _check_rows(settings: Settings, parts: Parts) -> None:
+    """Raises ArgumentError for a batch of more rows than the text fills."""
+    characters = sum(len(document.text) for document in parts.train)
+    if characters < 2 * settings.batch:
+        raise ArgumentError(
+            f"setting 'batch' is {settings.batch:,}, and the training part has {characters:,} characters",
+            expected=f"{characters // 2:,} rows at most",
+        )
+
+
+def _build(settings: Settings, parts: Parts) -> LanguageModel:
+    """The model of the settings. Raises ArgumentError where it does not fit into memory."""
+    try:
+        return build_model(settings, parts)
+    except RecurraError:
+        raise
+    except (RuntimeError, MemoryError, OverflowError):
+        raise ArgumentError(
+            "the model does not fit into memory",
+            got=f"hidden {settings.hidden:,}, layers {settings.layers:,}, embedding {settings.embedding:,}",
+            expected="less of one of them",
+        ) from None
 
 
 def open_corpus(settings: Settings) -> Corpus:

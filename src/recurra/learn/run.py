@@ -130,7 +130,10 @@ class Run:
         """
         if not self.exists():
             raise ArgumentError(f"there is no training run in {str(self.folder)!r}")
-        return Settings.create(read_settings(self.settings_file))
+        values = read_settings(self.settings_file)
+        if "cell" not in values:
+            raise FormatError(f"{str(self.settings_file)!r} is damaged: most of it is missing")
+        return Settings.create(values)
 
     def write_about(self, about: About) -> None:
         """Write `run.json`."""
@@ -146,4 +149,4 @@ class Run:
             content: Any = json.loads(self._about.read_bytes())
             return About(**{field.name: content[field.name] for field in fields(About)})
         except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{str(self._about)!r} is missing or damaged ({type(error).__name__}: {error})") from None
+            raise FormatError(f"{str(self._about)!r} is missing or damaged ({error})") from None
