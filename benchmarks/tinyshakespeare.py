@@ -23,7 +23,7 @@ from recurra.data import parse_split
 from recurra.learn.fit import fit
 from recurra.learn.language_model import build_model, open_corpus, train
 from recurra.learn.run import About, Run
-from recurra.learn.settings import Settings
+from recurra.learn.settings import Settings, parse_assignments
 from recurra.tasks import Score, load
 
 RESULT_FILE = "tinyshakespeare.json"
@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tinyshakespeare"))
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any setting, for both")
     given = parser.parse_args()
-    chosen = dict(pair.split("=", 1) for pair in given.set)
-    settings = Settings.create({"data": str(given.data), "split": "90/10", "minutes": given.minutes, **chosen})
+    chosen = {"data": str(given.data), "split": "90/10", "minutes": given.minutes, **parse_assignments(given.set)}
+    settings = Settings.create(chosen)
     threads = settings.threads or 2
     torch.set_num_threads(threads)
     console = Console()

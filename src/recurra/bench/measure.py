@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from recurra import engine
 from recurra.bench import parity
@@ -18,7 +17,6 @@ from recurra.bench.inputs import Inputs
 from recurra.bench.parity import Parity
 from recurra.bench.timing import Effort, Sampler, Spread, alternate, ratios, sampler
 from recurra.bench.work import operations
-from recurra.nn import Recurrent
 
 RECURRA = "recurra"
 _PEAK = "peak"
@@ -91,31 +89,21 @@ def _measure(case: Case, peers: Mapping[str, Peer], effort: Effort, threads: int
     contestants: dict[str, Implementation | Foreign] = {RECURRA: own(layer)}
     contestants |= {name: peers[name].build(layer) for name in case.peers if name not in skipped}
     ours = parity.evaluate(contestants[RECURRA], inputs)
-    parities = tuple(
-        _gate(name, one, peers[name], (layer, inputs, ours)) for name, one in list(contestants.items())[1:]
-    )
+    parities: list[Parity] = []
+    for name, one in list(contestants.items())[1:]:
+        found = parity.compare(parity.asked_of(one, ours, inputs), parity.evaluate(one, inputs), name)
+        if not found.passed and isinstance(one, Implementation):
+            found = parity.settle(found, peers[name], layer, inputs, ours)
+        parities.append(found)
     del ours
     if not all(one.passed for one in parities):
-        return Measurement(case, parities, skipped, (), 0.0, 0)
+        return Measurement(case, tuple(parities), skipped, (), 0.0, 0)
     samplers = {name: _sampler(one, inputs, effort, threads) for name, one in contestants.items()}
     samplers[_PEAK] = lambda: engine.peak_flops(_FLOAT_BYTES, threads, effort.peak_seconds)
     samples = alternate(samplers, effort)
     work = operations(case, layer)
     speeds = tuple(_speed(name, samples, work) for name in contestants)
-    return Measurement(case, parities, skipped, speeds, median(samples[_PEAK]) / 1e9, len(samples[RECURRA]))
-
-
-def _gate(
-    name: str,
-    one: Implementation | Foreign,
-    peer: Peer,
-    own_side: tuple[Recurrent, Inputs, Mapping[str, Tensor]],
-) -> Parity:
-    layer, inputs, ours = own_side
-    found = parity.compare(parity.asked_of(one, ours, inputs), parity.evaluate(one, inputs), name)
-    if found.passed or isinstance(one, Foreign):
-        return found
-    return parity.settle(found, peer, layer, inputs, ours)
+    return Measurement(case, tuple(parities), skipped, speeds, median(samples[_PEAK]) / 1e9, len(samples[RECURRA]))
 
 
 def _speed(name: str, samples: Mapping[str, Sequence[float]], work: int) -> Speed:

@@ -50,10 +50,7 @@ def report_run(folder: Path) -> None:
         lines["ended"] = f"{about.ended or 'not yet'} ({about.steps:,} updates, {about.seconds:,.0f} s)"
     if run.weights.exists():
         _, kept = read_weights(folder)
-        loss = (
-            f", validation loss {float(kept['validation_loss']):.4f} nats a token" if "validation_loss" in kept else ""
-        )
-        lines["weights"] = f"of update {int(kept['step']):,}{loss}"
+        lines["weights"] = f"of update {_step_and_loss(kept)}"
     else:
         lines["weights"] = "none yet; go on with: recurra train language-model --resume"
     for name, value in lines.items():
@@ -75,8 +72,12 @@ def _report_model(folder: Path, task: str) -> None:
 
 def describe_weights(about: dict[str, str]) -> str:
     """In words, what `save_weights` kept with the weights of a run."""
+    return f"after update {_step_and_loss(about)}"
+
+
+def _step_and_loss(about: dict[str, str]) -> str:
     loss = f", validation loss {float(about[VALIDATION_LOSS]):.4f} nats a token" if VALIDATION_LOSS in about else ""
-    return f"after update {int(about['step']):,}{loss}"
+    return f"{int(about['step']):,}{loss}"
 
 
 def report_cells() -> None:

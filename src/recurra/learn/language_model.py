@@ -76,13 +76,8 @@ def resume(folder: Path, changes: dict[str, object], *, console: Console) -> Res
             advice="The run ended before it saved its state. Begin it again, in another folder: "
             f"recurra train language-model --config {run.settings_file} --out FOLDER",
         )
-    reached = AtomicFiles().load_checkpoint(run.trainer_state)["global_step"]
-    if "steps" in changes and settings.steps is not None and settings.steps < reached:
-        raise ArgumentError(
-            "steps is less than the updates that the run has made",
-            got=settings.steps,
-            expected=f"{reached:,} or more, of the whole run",
-        )
+    if "steps" in changes:
+        _check_steps(settings, run)
     about = run.read_about()
     if about.ended is not None and not _is_longer(settings, before, about):
         return Result(folder, about.ended, about.steps, about.seconds, already=True)
@@ -98,6 +93,17 @@ def resume(folder: Path, changes: dict[str, object], *, console: Console) -> Res
     run.write_settings(settings)
     _introduce(console, run, corpus, model)
     return fit(run, settings, model, parts, resume=True, console=console)
+
+
+def _check_steps(settings: Settings, run: Run) -> None:
+    """Raises ArgumentError for a run that has made more updates than these settings want."""
+    reached = AtomicFiles().load_checkpoint(run.trainer_state)["global_step"]
+    if settings.steps is not None and settings.steps < reached:
+        raise ArgumentError(
+            "steps is less than the updates that the run has made",
+            got=settings.steps,
+            expected=f"{reached:,} or more, of the whole run",
+        )
 
 
 def _is_longer(settings: Settings, before: Settings, about: About) -> bool:
