@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 import recurra
+from recurra import _engine
 from recurra.cells import Bias, Input, Recurrent, cell, layer_norm, names, tanh
 from recurra.checkpoint import save_model, save_weights
 from recurra.data import Vocabulary
@@ -72,3 +73,32 @@ def save(model: LanguageModel, folder: Path) -> Path:
     save_model(folder, model.task, model.to_spec())
     save_weights(folder, model.state_dict(), {"step": "1"})
     return folder
+
+
+def the_same_for_any_threads_and_split(small: Layer, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """The outputs, which have the same bits however the engine shares out the work."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        wanted, state = small(x, lengths=lengths)
+        for split in ("rows", "columns"):
+            _engine.set_split(split)
+            for threads in (2, 3):
+                torch.set_num_threads(threads)
+                y, after = small(x, lengths=lengths)
+                assert torch.equal(y, wanted)
+                assert all(map(torch.equal, after, state))
+    finally:
+        _engine.set_split("automatic")
+        torch.set_num_threads(before)
+    return wanted
+
+
+def unchanged_by(convert: Callable[[torch.nn.Module], torch.nn.Module], layer: torch.nn.Module) -> torch.nn.Module:
+    """What is made of a layer; it stays as it was, and so do the random numbers to come."""
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    random = torch.get_rng_state()
+    made = convert(layer)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    return made

@@ -22,7 +22,19 @@ from recurra.nn.small import SmallEmbedding, SmallMatrix, SmallRecurrent
 from recurra.program.matrices import product_parameters
 from recurra.quantisation import quantise
 from recurra.tasks import load
-from small_weights import CELLS, WRAPPED, language_model, layer_of, residual, same_bits, save, sequence, wrapped
+from small_weights import (
+    CELLS,
+    WRAPPED,
+    language_model,
+    layer_of,
+    residual,
+    same_bits,
+    save,
+    sequence,
+    the_same_for_any_threads_and_split,
+    unchanged_by,
+    wrapped,
+)
 
 SIZES = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 65, 130)
 
@@ -150,20 +162,7 @@ def test_results_have_the_same_bits_for_any_threads_split_lengths_and_neighbours
     held = small(layer_of(kind, 70, 96))
     x, _ = sequence(held, 7, 11)
     lengths = torch.tensor([11, 3, 0, 7, 11, 1, 5])
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted, state = held(x, lengths=lengths)
-        for split in ("rows", "columns"):
-            _engine.set_split(split)
-            for threads in (2, 3):
-                torch.set_num_threads(threads)
-                y, after = held(x, lengths=lengths)
-                assert torch.equal(y, wanted)
-                assert all(map(torch.equal, after, state))
-    finally:
-        _engine.set_split("automatic")
-        torch.set_num_threads(before)
+    wanted = the_same_for_any_threads_and_split(held, x, lengths)
     reference = rounded(layer_of(kind, 70, 96))
     assert torch.equal(wanted, reference(x, lengths=lengths)[0])
     x[2] = torch.nan
@@ -172,11 +171,7 @@ def test_results_have_the_same_bits_for_any_threads_split_lengths_and_neighbours
 
 def test_the_model_that_is_given_does_not_change_and_its_small_self_is_for_inference():
     layer = layer_of("gru")
-    before = {name: value.clone() for name, value in layer.state_dict().items()}
-    random = torch.get_rng_state()
-    held = small(layer)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    held = unchanged_by(small, layer)
     x, _ = sequence(held)
     y, _ = held(x)
     with pytest.raises(ArgumentError, match="bfloat16 weights cannot be trained"):

@@ -20,7 +20,19 @@ from recurra.nn.small import FORMS, SmallEmbedding, SmallLinear, SmallRecurrent
 from recurra.program.matrices import product_matrices, product_parameters
 from recurra.quantisation import quantise
 from recurra.tasks import load
-from small_weights import CELLS, WRAPPED, language_model, layer_of, residual, same_bits, save, sequence, wrapped
+from small_weights import (
+    CELLS,
+    WRAPPED,
+    language_model,
+    layer_of,
+    residual,
+    same_bits,
+    save,
+    sequence,
+    the_same_for_any_threads_and_split,
+    unchanged_by,
+    wrapped,
+)
 
 SIZES = (1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 100, 129)
 SPECIAL = (0.0, -0.0, 1e-38, -1e-42, 3e38, np.inf, -np.inf, np.nan)
@@ -159,20 +171,7 @@ def test_results_have_the_same_bits_for_any_threads_split_lengths_and_neighbours
     small = quantise(layer_of(kind, 70, 96))
     x, _ = sequence(small, 7, 11)
     lengths = torch.tensor([11, 3, 0, 7, 11, 1, 5])
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        wanted, state = small(x, lengths=lengths)
-        for split in ("rows", "columns"):
-            _engine.set_split(split)
-            for threads in (2, 3):
-                torch.set_num_threads(threads)
-                y, after = small(x, lengths=lengths)
-                assert torch.equal(y, wanted)
-                assert all(map(torch.equal, after, state))
-    finally:
-        _engine.set_split("automatic")
-        torch.set_num_threads(before)
+    wanted = the_same_for_any_threads_and_split(small, x, lengths)
     for row in range(7):
         alone, _ = small(x[row : row + 1, : int(lengths[row])])
         assert torch.equal(alone[0], wanted[row, : int(lengths[row])])
@@ -211,11 +210,7 @@ def test_layers_within_others(wrap, tmp_path):
 
 def test_the_model_that_is_given_does_not_change():
     layer = layer_of("gru")
-    before = {name: value.clone() for name, value in layer.state_dict().items()}
-    random = torch.get_rng_state()
-    quantise(layer)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    unchanged_by(quantise, layer)
     assert layer.W.requires_grad
 
 
