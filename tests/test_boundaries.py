@@ -19,7 +19,8 @@ LAYERS = (
     ("cells",),
     ("ops",),
     ("nn",),
-    ("decode", "models", "onnx", "quantisation"),
+    ("decode", "models", "quantisation"),
+    ("onnx",),
     ("checkpoint", "convert", "runtime"),
     ("testing",),
     ("reservoir", "tasks"),
@@ -33,9 +34,9 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TORCH = {"torch", "lightning", "torchmetrics"}
 # The parts that a deployed model runs without torch.
 WITHOUT_TORCH = ("bfloat16", "errors", "engine", "int8", "storage", "streams", "program", "cells", "decode", "runtime")
-# `data` stands beside the others: it may be used from `runtime` upward and uses none of them.
+# `data` stands beside the others: it may be used from `decode` upward and uses none of them.
 USES_NOTHING_BUT_ERRORS = ("data",)
-MAY_USE_DATA = RANK["runtime"]
+MAY_USE_DATA = RANK["decode"]
 
 
 def part_of(path: Path) -> str:

@@ -100,13 +100,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     model = LanguageModel.build(Vocabulary("char", list("ab")), cell="mgu", hidden=4)
     save_model(tmp_path / "run", model.task, model.to_spec())
     save_weights(tmp_path / "run", model.state_dict(), {})
-    with pytest.raises(SystemExit) as caught:
-        main(["export", str(tmp_path / "run"), "--onnx", str(tmp_path / "model.onnx")])
-    assert caught.value.code in (0, None)
-    printed = capsys.readouterr().out
-    assert "inputs      tokens, lengths, state.0.h" in printed
-    assert "difference  " in printed
-    assert (tmp_path / "model.onnx").is_file()
+    recurra.save_layer(nn.GRU(3, 4), tmp_path / "layer")
+    for folder, options, inputs in (
+        ("run", (), "tokens, lengths, state.0.h"),
+        ("run", ("--with-reset",), "tokens, lengths, reset, state.0.h"),
+        ("layer", ("--with-reset",), "x, lengths, reset, state.h"),
+    ):
+        target = tmp_path / f"{folder}{len(options)}.onnx"
+        with pytest.raises(SystemExit) as caught:
+            main(["export", str(tmp_path / folder), "--onnx", str(target), *options])
+        assert caught.value.code in (0, None)
+        printed = capsys.readouterr().out
+        assert f"inputs      {inputs}" in printed
+        assert "difference  " in printed
+        assert target.is_file()
+    for options in (("--int8",), ("--bfloat16",)):
+        with pytest.raises(SystemExit) as caught:
+            main(["export", str(tmp_path / "run"), "--with-reset", *options])
+        assert caught.value.code == 2
+        assert "--with-reset goes with --onnx FILE" in capsys.readouterr().err
 
 
 def test_an_embedding_and_heads_of_ones_own(tmp_path: Path):

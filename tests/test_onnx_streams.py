@@ -15,7 +15,8 @@ import recurra.onnx
 from onnx_models import model_of, node_of, onnx
 from recurra import nn, runtime
 from recurra.data import Vocabulary
-from recurra.errors import ArgumentError, BackendUnavailable, FormatError, ShapeError
+from recurra.decode import likeliest
+from recurra.errors import ArgumentError, BackendUnavailable, FormatError, RecurraError, ShapeError
 from recurra.tasks import LanguageModel
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'recurra[onnx]'")
@@ -74,7 +75,10 @@ def test_the_language_model_streams_from_its_file(tmp_path: Path):
     vocabulary = Vocabulary("char", list("abcde"))
     model = LanguageModel.build(vocabulary, cell="gru", hidden=6, layers=2, embedding=4).eval()
     loaded = recurra.onnx.load(recurra.onnx.export(model, tmp_path / "model.onnx").path)
-    assert Vocabulary.from_dict(json.loads(loaded.about["vocabulary"])) == vocabulary
+    assert isinstance(loaded, recurra.onnx.LanguageModel)
+    assert loaded.vocabulary == vocabulary
+    pages = ["".join(one.generate("ab", likeliest, length=20)) for one in (loaded, model)]
+    assert pages[0] == pages[1]
     tokens = np.array([1, 3, 0, 2, 2, 4])
     stream, theirs = loaded.stream(), model.stream()
     got = np.concatenate([stream.push(tokens[:2]), stream.push(tokens[2:2]), stream.push(tokens[2:])])
@@ -166,6 +170,24 @@ def test_files_of_others_and_damaged_ones_are_refused(tmp_path: Path):
             recurra.onnx.load(path).streams(count)  # type: ignore[arg-type]
         with pytest.raises(ArgumentError, match="threads is"):
             recurra.onnx.load(path, threads=count)  # type: ignore[arg-type]
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(tmp_path: Path):
+    model = LanguageModel.build(Vocabulary("char", list("abc")), cell="gru", hidden=3, layers=1, embedding=3).eval()
+    path = recurra.onnx.export(model, tmp_path / "model.onnx").path
+    for vocabulary, message in (
+        ("{", "is no JSON"),
+        ("[" * 100_000, "is no JSON"),
+        ("[]", "a vocabulary in a model file"),
+        (json.dumps({"unit": "char", "tokens": ["a", "a", "b"]}), "a token twice"),
+        (json.dumps({"unit": "char", "tokens": ["a", "b"]}), "has 3 tokens: expected 4 read"),
+    ):
+        proto = onnx.load(path)
+        for one in proto.metadata_props:
+            if one.key == "vocabulary":
+                one.value = vocabulary
+        with pytest.raises(RecurraError, match=message):
+            recurra.onnx.load(proto.SerializeToString())
 
 
 def test_a_file_that_calls_itself_ours_is_still_checked():

@@ -10,6 +10,10 @@ from recurra.cli import Interrupted, OutputClosed
 from recurra.cli.settings import with_settings
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a training run.", show_default=False)]
+RunOrFile = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="The folder of a run or saved model, or its ONNX file.", show_default=False),
+]
 
 
 class _Commands(TyperGroup):
@@ -78,7 +82,7 @@ def language_model(
 
 @app.command()
 def generate(
-    run: RunFolder,
+    run: RunOrFile,
     prompt: Annotated[str, typer.Option(help="Text to go on from.")] = "",
     length: Annotated[int, typer.Option(min=0, help="How many characters (or words) to write.")] = 400,
     temperature: Annotated[
@@ -94,8 +98,8 @@ def generate(
 
 
 @app.command()
-def stream(run: RunFolder) -> None:
-    """Read standard input as it comes and write what a saved model makes of it.
+def stream(run: RunOrFile) -> None:
+    """Read standard input as it comes and write what a saved model, or an ONNX file that recurra wrote, makes of it.
 
     A language model reads lines, and puts before each how many bits a token it was surprised by; any other model reads
     and writes frames, raw little-endian float32.
@@ -130,6 +134,10 @@ def info(run: RunFolder) -> None:
 def export(
     run: RunFolder,
     onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an ONNX file.", show_default=False)] = None,
+    with_reset: Annotated[
+        bool,
+        typer.Option("--with-reset", help="For ONNX, an input that starts rows afresh; every cell is a Scan then."),
+    ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="Write a model with int8 weights, a quarter of the size.")
     ] = False,
@@ -155,12 +163,14 @@ def export(
     small = [name for name, asked in (("int8", int8), ("bfloat16", bfloat16)) if asked]
     if len(small) + (onnx is not None) != 1:
         raise ArgumentError("what is to be written", expected="one of --onnx FILE, --int8 and --bfloat16")
+    if with_reset and onnx is None:
+        raise ArgumentError("--with-reset goes with --onnx FILE", expected=f"--{small[0]} without it")
     if small:
         write_small(run, out, weights=small[0], data=data, tolerance=tolerance)
     elif data is not None or out is not None:
         raise ArgumentError("--data and --out go with --int8 and --bfloat16", expected="--onnx FILE alone")
     elif onnx is not None:
-        export_onnx(run, onnx)
+        export_onnx(run, onnx, with_reset=with_reset)
 
 
 @app.command()

@@ -2,14 +2,22 @@
 
 from pathlib import Path
 
+from recurra.errors import ArgumentError
 from recurra.learn.exporting import export_small
+from recurra.nn import Layer
 from recurra.onnx import export
-from recurra.tasks import load
+from recurra.opening import load
+from recurra.tasks import LanguageModel
 
 
-def export_onnx(folder: Path, target: Path) -> None:
-    """Write the model of a run as an ONNX file, and print what is in it and how far it is from the model."""
-    found = export(load(folder), target)
+def export_onnx(folder: Path, target: Path, *, with_reset: bool) -> None:
+    """Write a saved model as an ONNX file, and print what is in it and how far it is from the model."""
+    model = load(folder)
+    if not isinstance(model, LanguageModel | Layer):
+        raise ArgumentError(
+            f"{str(folder)!r} is an {type(model).__name__}", expected="a language model or a layer to write as ONNX"
+        )
+    found = export(model, target, with_reset=with_reset)
     print(f"file        {target} ({target.stat().st_size:,} bytes)")
     print(f"inputs      {', '.join(found.inputs)}")
     print(f"outputs     {', '.join(found.outputs)}")

@@ -5,31 +5,36 @@ from __future__ import annotations
 import math
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from recurra import runtime
+from recurra import onnx, runtime
+from recurra.cli.opening import open_model
+from recurra.decode import Reader
 from recurra.errors import ArgumentError, ShapeError
 
 _MOST_BYTES = 1 << 16
 
 
-def stream(folder: Path) -> None:
+def stream(path: Path) -> None:
     """Lines for a language model: of each the bits a token, given all lines before it, a tab, and the line. Raw frames,
-    float32 little endian, for other models: the outputs of each frame, likewise.
+    float32 little endian, for other models: the outputs of each frame, likewise. The model is a saved one, or an ONNX
+    file that recurra wrote.
 
     Raises:
-        ArgumentError, FormatError: as `recurra.runtime.load`; and for a model in double precision or continuous time.
+        ArgumentError, FormatError, BackendUnavailable: as `open_model`; and for a model in continuous time, or one of
+            tokens without a vocabulary.
         ShapeError: the input ends within a frame.
     """
-    model = runtime.load(folder)
-    answer = _lines if isinstance(model, runtime.LanguageModel) else _frames
-    answer(model, sys.stdin.buffer, sys.stdout.buffer)
+    model = open_model(path)
+    if isinstance(model, runtime.LanguageModel | onnx.LanguageModel):
+        _lines(model.reader(), sys.stdin.buffer, sys.stdout.buffer)
+    else:
+        _frames(model, sys.stdin.buffer, sys.stdout.buffer)
 
 
-def _lines(model: Any, source: BinaryIO, target: BinaryIO) -> None:
-    reader = model.reader()
+def _lines(reader: Reader, source: BinaryIO, target: BinaryIO) -> None:
     for line in iter(source.readline, b""):
         text = line.decode("utf-8", errors="replace")
         nats, tokens = reader.read(text)
@@ -39,11 +44,17 @@ def _lines(model: Any, source: BinaryIO, target: BinaryIO) -> None:
         target.flush()
 
 
-def _frames(model: runtime.Layer, source: BinaryIO, target: BinaryIO) -> None:
-    dtype = model.input_dtype or model.dtype
+def _frames(model: runtime.Layer | onnx.Model, source: BinaryIO, target: BinaryIO) -> None:
+    dtype, columns = model.input_dtype or model.dtype, model.input_size
+    if columns is None:
+        raise ArgumentError(
+            "the model reads tokens, and its file has no vocabulary",
+            expected="a language model, or one that reads frames",
+            advice="Stream it in Python: recurra.onnx.load(file).stream()",
+        )
     if model.uses_elapsed or dtype not in (np.float32, np.float64):
         raise ArgumentError("the model reads the time between steps", expected="one that reads frames alone")
-    stream, size = model.stream(), 4 * model.input_size
+    stream, size = model.stream(), 4 * columns
     rest = b""
     # read1 gives what is there: a frame is answered when it has come, not when a buffer is full
     read = getattr(source, "read1", source.read)
@@ -51,7 +62,7 @@ def _frames(model: runtime.Layer, source: BinaryIO, target: BinaryIO) -> None:
         rest += piece
         count = len(rest) // size
         if count:
-            frames = np.frombuffer(rest, "<f4", count * model.input_size).reshape(count, model.input_size)
+            frames = np.frombuffer(rest, "<f4", count * columns).reshape(count, columns)
             frames = frames.astype(dtype)
             # a model that pools puts out one result for what it is handed
             y = np.stack([stream.push(frame) for frame in frames]) if model.pools else stream.push(frames)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from recurra.onnx.exporting import Exported, export
+    from recurra.onnx.file_model import Model
     from recurra.onnx.layer_graph import refusal
     from recurra.onnx.layers import to_layers
-    from recurra.onnx.loading import Model, load
+    from recurra.onnx.loading import LanguageModel, load
     from recurra.onnx.packages import missing
     from recurra.onnx.parity import Session
     from recurra.onnx.parts import HasParts, Parts
@@ -24,7 +25,8 @@ _PLACES = {
     "RECURRENT": "recurrent_nodes",
     "Exported": "exporting",
     "HasParts": "parts",
-    "Model": "loading",
+    "LanguageModel": "loading",
+    "Model": "file_model",
     "Parts": "parts",
     "Session": "parity",
     "export": "exporting",
@@ -40,6 +42,7 @@ __all__ = [
     "RECURRENT",
     "Exported",
     "HasParts",
+    "LanguageModel",
     "Model",
     "Parts",
     "Session",

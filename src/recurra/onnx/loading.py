@@ -3,24 +3,17 @@ torch."""
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from recurra.data import Vocabulary
+from recurra.decode import Picker, Reader, continued
 from recurra.errors import ArgumentError, FormatError
+from recurra.onnx.file_model import Model
 from recurra.onnx.files import read_file
-from recurra.onnx.sessions import open_session, run_session
-from recurra.streams import Stream, Streams
-from recurra.streams.checks import check_stream_count
-
-Array = NDArray[Any]
-
-_DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
-_ADVICE = "Write it with recurra.onnx.export; a file of others runs by recurra.onnx.run"
+from recurra.onnx.sessions import open_session
 
 
 def load(model: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Model:
@@ -28,207 +21,51 @@ def load(model: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Model:
 
     ONNX Runtime computes, on so many threads. torch is not imported, and the package onnx is not needed.
 
+    The file of a language model, which has its vocabulary, opens as `LanguageModel`.
+
     Raises FormatError for a file that is damaged, and for one that others wrote, whose states cannot be told;
     ArgumentError for a path without a file, for a decoder with a memory, and for `threads` below 1;
     BackendUnavailable where onnxruntime is not installed; OSError where the file cannot be read.
     """
     _check_count("threads", threads)
     content = bytes(model) if isinstance(model, bytes | bytearray | memoryview) else read_file(model)
-    return Model(content, threads)
+    session = open_session(content, threads)
+    kind = LanguageModel if "vocabulary" in session.get_modelmeta().custom_metadata_map else Model
+    return kind(session, content)
 
 
-class Model:
-    """A model in an ONNX file, to be streamed. Thread-safe: nothing changes in it.
+class LanguageModel(Model):
+    """A language model in an ONNX file: it reads tokens, generates and scores text, as `recurra.runtime.LanguageModel`
+    does."""
 
-    `input_size` is None where it reads tokens (`tokens` says how many there are), `dtype` that of what is put out,
-    `states` has the (input, output) name of each value of the state, `about` what the file says of itself.
-    """
-
-    def __init__(self, content: bytes, threads: int) -> None:
-        """Of the bytes of a file; raises as `load`."""
-        self._session = session = open_session(content, threads)
-        self.about: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
-        needed = {one.name: one for one in session.get_inputs()}
-        optional = {one.name: one for one in session.get_overridable_initializers()}
-        outputs = {one.name: one for one in session.get_outputs()}
-        source = next((name for name in ("x", "tokens") if name in needed), "")
-        self._outputs = [name for name in outputs if not name.startswith("next")]
-        after = [name for name in outputs if name.startswith("next")]
-        self.states = tuple((f"state{name.removeprefix('next')}", name) for name in after)
-        ours = self.about.get("written_by") == "recurra" and "lengths" in optional and len(self._outputs) == 1
-        if not ours or not source or not all(own in optional for own, _ in self.states):
+    def __init__(self, session: Any, content: bytes) -> None:
+        """As of `Model`; raises FormatError, too, where the vocabulary in the file is damaged or of another size."""
+        super().__init__(session, content)
+        try:
+            data = json.loads(self.about["vocabulary"])
+        except (ValueError, RecursionError) as error:
             raise FormatError(
-                f"the states of this file cannot be told: it has inputs {', '.join((*needed, *optional))} and outputs "
-                f"{', '.join(outputs)}",
-                expected="a file that recurra wrote",
-                advice=_ADVICE,
+                f"the vocabulary in the file is no JSON: {error}", advice="Export the model again"
+            ) from None
+        self.vocabulary = Vocabulary.from_dict(data)
+        sizes = {len(self.vocabulary), self.tokens, self.output_size}
+        if self.input_size is not None or len(sizes) != 1 or self.pools or self.uses_elapsed:
+            raise FormatError(
+                f"the vocabulary in the file has {len(self.vocabulary)} tokens",
+                expected=f"{self.tokens} read, and a score of each after every step",
+                advice="Export the model again",
             )
-        if "memory" in optional:
-            raise ArgumentError(
-                "the model reads a memory, which a stream does not hand over",
-                expected="a file without one",
-                advice="Run it with onnxruntime: memory is an input, the states are inputs and outputs",
-            )
-        result = outputs[self._outputs[0]]
-        if result.type not in _DTYPES:
-            raise FormatError(f"the file puts out {result.type}", expected=" or ".join(_DTYPES), advice=_ADVICE)
-        self._source = source
-        self.dtype = _DTYPES[result.type]
-        self.input_size = _columns(needed["x"], 3) if source == "x" else None
-        self.pools = len(result.shape) == 2
-        self.output_size = _columns(result, 2 if self.pools else 3)
-        self.uses_elapsed = "elapsed" in needed
-        self.tokens = _number(self.about, "tokens") if source == "tokens" else 0
-        self._identity = _identity(self.about, content)
-        self._initial = self._begin([_columns(optional[own], 2) for own, _ in self.states])
 
-    def stream(self) -> Stream:
-        """A stream that begins now. Raises ArgumentError when the model needs the future."""
-        return Stream(self._carried(1))
+    def generate(self, prompt: str, pick: Picker, *, length: int) -> Iterator[str]:
+        """Continue the prompt by `length` tokens, each yielded as soon as it is made. The prompt and the pieces,
+        joined, are the text; an empty prompt begins a document."""
+        return continued(self.stream(), self.vocabulary, prompt, pick, length=length)
 
-    def streams(self, rows: int) -> Streams:
-        """So many streams, stepped as one batch. Raises ArgumentError when the model needs the future."""
-        check_stream_count(rows)
-        return Streams(self._carried(rows))
-
-    def initial_state(self, rows: int) -> list[Array]:
-        """Each value of the state (rows, columns) of rows that have seen nothing."""
-        return [np.repeat(one, rows, axis=0) for one in self._initial]
-
-    def run(
-        self, x: Array, states: Sequence[Array] | None, *, elapsed: Array | None = None, lengths: Array | None = None
-    ) -> tuple[Array, list[Array]]:
-        """A batch of sequences of one step or more: x (batch, time, input_size), or tokens (batch, time), and the
-        other inputs of the file; without states from the beginning. Returns y and each value of the next state."""
-        given = {self._source: np.ascontiguousarray(x)}
-        if states is not None:
-            given |= {own: state for (own, _), state in zip(self.states, states, strict=True)}
-        if elapsed is not None:
-            given["elapsed"] = np.ascontiguousarray(elapsed)
-        if lengths is not None:
-            given["lengths"] = lengths
-        y, *after = run_session(self._session, [*self._outputs, *(name for _, name in self.states)], given)
-        return y, after
-
-    def nothing(self, states: Sequence[Array] | None) -> tuple[Array, list[Array]]:
-        """What `run` gives for one row of no steps, which the kernels of ONNX Runtime do not bear: one of padding."""
-        shape = (1, 1) if self.input_size is None else (1, 1, self.input_size)
-        x = np.zeros(shape, np.int64 if self.input_size is None else self.dtype)
-        elapsed = np.ones((1, 1), self.dtype) if self.uses_elapsed else None
-        return self.run(x, states, elapsed=elapsed, lengths=np.zeros(1, np.int64))
-
-    def fingerprint(self) -> bytes:
-        """32 bytes that tell the model from others: those of the model in torch, where it was exported whole."""
-        return self._identity
-
-    def _begin(self, columns: Sequence[int]) -> list[Array]:
-        # the file has it, where no session shows it; a row without a step hands it on
-        _, found = self.nothing(None)
-        for (name, _), value, size in zip(self.states, found, columns, strict=True):
-            if value.shape != (1, size) or value.dtype != self.dtype:
-                raise FormatError(f"{name} begins as {value.shape} of {value.dtype}", expected=f"(1, {size})")
-        return found
-
-    def _carried(self, rows: int) -> Carried:
-        if self.about.get("causal") != "yes":
-            raise ArgumentError(
-                "the model cannot stream", expected="whole sequences", advice="It reads backwards, from the future"
-            )
-        return Carried(self, rows)
-
-
-class Carried:
-    """Rows of an exported file with the states that they carry, for `recurra.streams`."""
-
-    checks_out = False
-
-    def __init__(self, model: Model, rows: int) -> None:
-        self.model, self.rows = model, rows
-        self.input_size, self.output_size = model.input_size, model.output_size
-        self.dtype = model.dtype
-        self.input_dtype = np.dtype(np.int64) if model.input_size is None else model.dtype
-        self.pools, self.uses_elapsed = model.pools, model.uses_elapsed
-        self._states = model.initial_state(rows)
-
-    def push(self, x: Array, y: Array, elapsed: Array | None) -> None:
-        """Steps of the one row."""
-        self._check_tokens(x)
-        if len(x):
-            result, self._states = self.model.run(
-                x[None], self._states, elapsed=None if elapsed is None else elapsed[None]
-            )
-            y[...] = result if self.pools else result[0]
-        elif self.pools:
-            y[...], _ = self.model.nothing(self._states)
-
-    def tick(self, x: Array, y: Array, rows: Array | None, elapsed: Array | None) -> None:
-        """One step of all rows, or of these."""
-        self._check_tokens(x)
-        if not len(x):
-            return
-        own = self._states if rows is None else [state[rows] for state in self._states]
-        result, after = self.model.run(x[:, None], own, elapsed=None if elapsed is None else elapsed[:, None])
-        y[...] = result if self.pools else result[:, 0]
-        if rows is None:
-            self._states = after
-        else:
-            self._put(rows, after)
-
-    def _check_tokens(self, x: Array) -> None:
-        if self.input_size is None and x.size and not (x.min() >= 0 and x.max() < self.model.tokens):
-            raise ArgumentError(f"the tokens are {x.min()} to {x.max()}", expected=f"0 to {self.model.tokens - 1}")
-
-    def _put(self, rows: Array, values: Sequence[Array]) -> None:
-        for state, value in zip(self._states, values, strict=True):
-            state[rows] = value
-
-    def reset(self, rows: Array | None) -> None:
-        """All rows, or these, are as if they had seen nothing."""
-        if rows is None:
-            self._states = self.model.initial_state(self.rows)
-        else:
-            self._put(rows, self.model.initial_state(len(rows)))
-
-    def read(self) -> list[Array]:
-        """Copies of all states."""
-        return [state.copy() for state in self._states]
-
-    def write(self, states: Sequence[Array]) -> None:
-        """Puts in what `read` gave."""
-        self._states = [np.array(state) for state in states]
-
-    def another(self, rows: int) -> Carried:
-        """The same model with rows that have seen nothing."""
-        return type(self)(self.model, rows)
-
-    def fingerprint(self) -> bytes:
-        """That of the model."""
-        return self.model.fingerprint()
+    def reader(self) -> Reader:
+        """Reads a text as it comes and tells how well it was foreseen."""
+        return Reader(self.stream(), self.vocabulary)
 
 
 def _check_count(name: str, count: Any) -> None:
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise ArgumentError(f"{name} is {count!r}", expected="a whole number from 1")
-
-
-def _columns(info: Any, rank: int) -> int:
-    """How many columns an input or output has."""
-    if len(info.shape) != rank or not isinstance(info.shape[-1], int):
-        raise FormatError(f"'{info.name}' has shape {info.shape}", expected=f"{rank} sizes, the last of them fixed")
-    return info.shape[-1]
-
-
-def _number(about: dict[str, str], name: str) -> int:
-    text = about.get(name, "")
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
-        raise FormatError(f"what the file says of its {name}", got=text, expected="a whole number", advice=_ADVICE)
-    return int(text)
-
-
-def _identity(about: dict[str, str], content: bytes) -> bytes:
-    text = about.get("fingerprint", "")
-    if not text:
-        return hashlib.sha256(content).digest()
-    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
-        raise FormatError("what the file says of its fingerprint", got=text, expected="32 bytes as hexadecimal digits")
-    return bytes.fromhex(text)

@@ -47,4 +47,4 @@ def _refused(what: str) -> Iterator[None]:
     try:
         yield
     except refusals as error:
-        raise FormatError(f"ONNX Runtime does not {what}: {error}") from error
+        raise FormatError(f"ONNX Runtime does not {what}: {error}", expected="an ONNX model that it takes") from error

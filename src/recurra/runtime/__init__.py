@@ -9,10 +9,10 @@
 A model never changes and may be used by several threads at once; a stream belongs to one.
 """
 
+from recurra.decode import Reader as Reader
 from recurra.errors import RecurraBackendWarning as RecurraBackendWarning
 from recurra.runtime.kernel import set_threads as set_threads
 from recurra.runtime.language_model import LanguageModel as LanguageModel
-from recurra.runtime.language_model import Reader as Reader
 from recurra.runtime.layer import Layer as Layer
 from recurra.runtime.loading import from_data as from_data
 from recurra.runtime.loading import load as load

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from recurra.data import RESERVED, Vocabulary
-from recurra.decode import Picker, generate
+from recurra.data import Vocabulary
+from recurra.decode import Picker, Reader, continued
 from recurra.errors import FormatError
 from recurra.runtime.build import build
 from recurra.runtime.chain import Chain
@@ -19,7 +17,7 @@ from recurra.runtime.linear import Embedding, projection
 from recurra.runtime.rows import Rows
 from recurra.runtime.state import State
 from recurra.runtime.weights import Weights
-from recurra.streams import Stateful, Stream
+from recurra.streams import Stateful
 
 _FIELDS = {"vocabulary", "dropout", "tied", "layers"}
 
@@ -79,42 +77,3 @@ class LanguageModel(Layer):
     def reader(self) -> Reader:
         """Reads a text as it comes and tells how well it was foreseen."""
         return Reader(self.stream(), self.vocabulary)
-
-
-def continued(stream: Stream, vocabulary: Vocabulary, prompt: str, pick: Picker, *, length: int) -> Iterator[str]:
-    """What a model writes after the prompt, token by token, on a stream of it that is at its beginning. The prompt and
-    the pieces, joined, are the text."""
-    # A word brings its own space along.
-    spaced = vocabulary.unit == "word" and prompt.endswith(" ")
-    read = [RESERVED, *vocabulary.encode(prompt[:-1] if spaced else prompt).tolist()]
-    for token in generate(_next_scores, stream, read, pick, length=length):
-        piece = vocabulary.decode([token])
-        yield piece.removeprefix(" ") if spaced else piece
-        spaced = False
-
-
-def _next_scores(token: int, stream: Stream) -> tuple[NDArray[np.floating], Stream]:
-    scores = stream.push(token)
-    scores[RESERVED] = -math.inf
-    return scores, stream
-
-
-class Reader:
-    """Reads a text piece by piece. It belongs to one thread at a time."""
-
-    def __init__(self, stream: Stream, vocabulary: Vocabulary) -> None:
-        self._stream = stream
-        self._vocabulary = vocabulary
-        self._scores = stream.push(RESERVED)
-
-    def read(self, text: str) -> tuple[float, int]:
-        """Reads on. Returns how many nats the piece took, given all before it, and how many tokens it has."""
-        tokens = self._vocabulary.encode(text)
-        if not len(tokens):
-            return 0.0, 0
-        scores = self._stream.push(tokens)
-        before = np.concatenate((self._scores[None], scores[:-1])).astype(np.float64)
-        self._scores = scores[-1].copy()
-        before -= before.max(1, keepdims=True)
-        chosen = before[np.arange(len(tokens)), tokens]
-        return float((np.log(np.exp(before).sum(1)) - chosen).sum()), len(tokens)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from recurra.cells import Cell
 from recurra.data import RESERVED, Chunk, Document, TokenStream, Vocabulary, exact_rows
 from recurra.data.stream import IGNORED, Rows
-from recurra.decode import Picker
+from recurra.decode import Picker, continued
 from recurra.errors import ArgumentError, FormatError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Dropout, Layer, Recurrent, Stack
@@ -26,7 +26,6 @@ from recurra.nn.layer import State
 from recurra.nn.small import SmallEmbedding, SmallLinear, SmallMatrix
 from recurra.nn.streaming import Carried
 from recurra.onnx import Parts
-from recurra.runtime.language_model import continued
 from recurra.streams import Stream, Streams
 from recurra.streams.checks import check_stream_count
 

@@ -1,0 +1,146 @@
+"""Exported files as models: what they say of themselves, and ONNX Runtime, which runs them. Knows no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recurra.errors import ArgumentError, FormatError
+from recurra.onnx.carried import Carried
+from recurra.onnx.sessions import run_session
+from recurra.streams import Stream, Streams
+from recurra.streams.checks import check_stream_count
+
+Array = NDArray[Any]
+
+_DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(double)": np.dtype(np.float64)}
+_ADVICE = "Write it with recurra.onnx.export; a file of others runs by recurra.onnx.run"
+
+
+class Model:
+    """A model in an ONNX file, to be streamed. Thread-safe: nothing changes in it.
+
+    `input_size` is None where it reads tokens (`tokens` says how many there are), `input_dtype` and `dtype` are those
+    of what is read and put out,
+    `states` has the (input, output) name of each value of the state, `about` what the file says of itself.
+    """
+
+    def __init__(self, session: Any, content: bytes) -> None:
+        """Of a session of ONNX Runtime, and the bytes that it was opened of; raises as `load`."""
+        self._session = session
+        self.about: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
+        needed = {one.name: one for one in session.get_inputs()}
+        optional = {one.name: one for one in session.get_overridable_initializers()}
+        outputs = {one.name: one for one in session.get_outputs()}
+        source = next((name for name in ("x", "tokens") if name in needed), "")
+        self._outputs = [name for name in outputs if not name.startswith("next")]
+        after = [name for name in outputs if name.startswith("next")]
+        self.states = tuple((f"state{name.removeprefix('next')}", name) for name in after)
+        ours = self.about.get("written_by") == "recurra" and "lengths" in optional and len(self._outputs) == 1
+        if not ours or not source or not all(own in optional for own, _ in self.states):
+            raise FormatError(
+                f"the states of this file cannot be told: it has inputs {', '.join((*needed, *optional))} and outputs "
+                f"{', '.join(outputs)}",
+                expected="a file that recurra wrote",
+                advice=_ADVICE,
+            )
+        if "memory" in optional:
+            raise ArgumentError(
+                "the model reads a memory, which a stream does not hand over",
+                expected="a file without one",
+                advice="Run it with onnxruntime: memory is an input, the states are inputs and outputs",
+            )
+        result = outputs[self._outputs[0]]
+        if result.type not in _DTYPES:
+            raise FormatError(f"the file puts out {result.type}", expected=" or ".join(_DTYPES), advice=_ADVICE)
+        self._source = source
+        self.dtype = _DTYPES[result.type]
+        self.input_size = _columns(needed["x"], 3) if source == "x" else None
+        self.input_dtype = self.dtype if source == "x" else np.dtype(np.int64)
+        self.pools = len(result.shape) == 2
+        self.output_size = _columns(result, 2 if self.pools else 3)
+        self.uses_elapsed = "elapsed" in needed
+        self.tokens = _number(self.about, "tokens") if source == "tokens" else 0
+        self._identity = _identity(self.about, content)
+        self._initial = self._begin([_columns(optional[own], 2) for own, _ in self.states])
+
+    def stream(self) -> Stream:
+        """A stream that begins now. Raises ArgumentError when the model needs the future."""
+        return Stream(self._carried(1))
+
+    def streams(self, rows: int) -> Streams:
+        """So many streams, stepped as one batch. Raises ArgumentError when the model needs the future."""
+        check_stream_count(rows)
+        return Streams(self._carried(rows))
+
+    def initial_state(self, rows: int) -> list[Array]:
+        """Each value of the state (rows, columns) of rows that have seen nothing."""
+        return [np.repeat(one, rows, axis=0) for one in self._initial]
+
+    def run(
+        self, x: Array, states: Sequence[Array] | None, *, elapsed: Array | None = None, lengths: Array | None = None
+    ) -> tuple[Array, list[Array]]:
+        """A batch of sequences of one step or more: x (batch, time, input_size), or tokens (batch, time), and the
+        other inputs of the file; without states from the beginning. Returns y and each value of the next state."""
+        given = {self._source: np.ascontiguousarray(x)}
+        if states is not None:
+            given |= {own: state for (own, _), state in zip(self.states, states, strict=True)}
+        if elapsed is not None:
+            given["elapsed"] = np.ascontiguousarray(elapsed)
+        if lengths is not None:
+            given["lengths"] = lengths
+        y, *after = run_session(self._session, [*self._outputs, *(name for _, name in self.states)], given)
+        return y, after
+
+    def nothing(self, states: Sequence[Array] | None) -> tuple[Array, list[Array]]:
+        """What `run` gives for one row of no steps, which the kernels of ONNX Runtime do not bear: one of padding."""
+        shape = (1, 1) if self.input_size is None else (1, 1, self.input_size)
+        x = np.zeros(shape, self.input_dtype)
+        elapsed = np.ones((1, 1), self.dtype) if self.uses_elapsed else None
+        return self.run(x, states, elapsed=elapsed, lengths=np.zeros(1, np.int64))
+
+    def fingerprint(self) -> bytes:
+        """32 bytes that tell the model from others: those of the model in torch, where it was exported whole."""
+        return self._identity
+
+    def _begin(self, columns: Sequence[int]) -> list[Array]:
+        # the file has it, where no session shows it; a row without a step hands it on
+        _, found = self.nothing(None)
+        for (name, _), value, size in zip(self.states, found, columns, strict=True):
+            if value.shape != (1, size) or value.dtype != self.dtype:
+                raise FormatError(f"{name} begins as {value.shape} of {value.dtype}", expected=f"(1, {size})")
+        return found
+
+    def _carried(self, rows: int) -> Carried:
+        if self.about.get("causal") != "yes":
+            raise ArgumentError(
+                "the model cannot stream", expected="whole sequences", advice="It reads backwards, from the future"
+            )
+        return Carried(self, rows)
+
+
+def _columns(info: Any, rank: int) -> int:
+    """How many columns an input or output has."""
+    if len(info.shape) != rank or not isinstance(info.shape[-1], int):
+        raise FormatError(f"'{info.name}' has shape {info.shape}", expected=f"{rank} sizes, the last of them fixed")
+    return info.shape[-1]
+
+
+def _number(about: dict[str, str], name: str) -> int:
+    text = about.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise FormatError(f"what the file says of its {name}", got=text, expected="a whole number", advice=_ADVICE)
+    return int(text)
+
+
+def _identity(about: dict[str, str], content: bytes) -> bytes:
+    text = about.get("fingerprint", "")
+    if not text:
+        return hashlib.sha256(content).digest()
+    if len(text) != 64 or not set(text) <= set("0123456789abcdef"):
+        raise FormatError("what the file says of its fingerprint", got=text, expected="32 bytes as hexadecimal digits")
+    return bytes.fromhex(text)
