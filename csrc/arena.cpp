@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
+#include <utility>
 
 namespace recurra {
 
@@ -71,24 +72,28 @@ void keep(MemoryBlock* block) {
   destroy(block);
 }
 
-MemoryBlock* take(std::size_t least) {
+// Of the blocks with room for `least` and at most `most` bytes the smallest, or null: a small lease that took the block of
+// a large one would leave that to fresh pages.
+MemoryBlock* take(std::size_t least, std::size_t most) {
+  MemoryBlock* best = nullptr;
   for (auto& slot : slots) {
     if (slot.load(std::memory_order_relaxed) == nullptr) continue;
     MemoryBlock* block = slot.exchange(nullptr);
     if (block == nullptr) continue;
     kept.fetch_sub(block->size);
-    if (block->size >= least) return block;
-    keep(block);
+    const bool better = block->size >= least && block->size <= most && (best == nullptr || block->size < best->size);
+    if (better) std::swap(best, block);
+    if (block != nullptr) keep(block);
   }
-  return nullptr;
+  return best;
 }
 
 }  // namespace
 
-Lease::Lease(std::size_t size) : block_(take(size)) {
+Lease::Lease(std::size_t size) : block_(take(size, 2 * size + huge_page)) {
   if (block_ != nullptr) return;
   // The new block takes the place of one that was too small.
-  if (MemoryBlock* small = take(0)) destroy(small);
+  if (MemoryBlock* small = take(0, size)) destroy(small);
   block_ = create(size);
 }
 Lease::~Lease() { keep(block_); }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -164,19 +165,19 @@ def _addresses(values: Sequence[Tensor | None]) -> list[int]:
     return [0 if v is None else v.data_ptr() for v in values]
 
 
-def new_tape(x: Tensor, count: int) -> Tensor:
-    """Room for a tape of so many elements, like x."""
-    size = count * DTYPES[x.dtype]
+def room(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor like x, not initialised; a large one in pages that were used before, for fresh ones cost time."""
+    size = prod(shape) * DTYPES[x.dtype]
     # a small one comes cheaper from torch; and torch is to fill it where it fills uninitialised memory
     if size < _LEAST_LEASE or torch.are_deterministic_algorithms_enabled():
-        return x.new_empty((count,))
-    return torch.from_numpy(engine.lease(size)).view(x.dtype)
+        return torch.empty(shape, dtype=x.dtype)
+    return torch.from_numpy(engine.lease(size)).view(x.dtype).view(shape)
 
 
 def forward(plan: Any, call: Call) -> tuple[Tensor, list[Tensor], Tensor]:
     """The outputs, the final states, and the tape that a train plan keeps, of a call that `prepare` returned."""
     y, final = new_results(plan, call)
-    tape = new_tape(call.x, y.shape[0] * y.shape[1] * plan.tape_columns)
+    tape = room(call.x, (y.shape[0] * y.shape[1] * plan.tape_columns,))
     run_forward(plan, call, y, final, tape)
     return y, final, tape
 
@@ -205,7 +206,7 @@ def prepare(call: Call, direction: str) -> tuple[Any, Call]:
 
 def new_results(plan: Any, call: Call) -> tuple[Tensor, list[Tensor]]:
     """Room for the outputs and the final states."""
-    y = call.x.new_empty((call.x.shape[0], call.x.shape[1], plan.output_columns))
+    y = room(call.x, (call.x.shape[0], call.x.shape[1], plan.output_columns))
     return y, [torch.empty_like(s) for s in call.states]
 
 
@@ -221,7 +222,7 @@ class Gradients(NamedTuple):
     def new(cls, call: Call, wanted: Sequence[bool]) -> Gradients:
         """Room for the wanted ones, in the order x, elapsed, states, core parameters."""
         x, elapsed, *rest = [
-            torch.empty(v.shape, dtype=call.x.dtype) if want and v is not None else None
+            room(call.x, v.shape) if want and v is not None else None
             for v, want in zip((call.x, call.elapsed, *call.states, *call.core), wanted, strict=True)
         ]
         return cls(x, elapsed, rest[: len(call.states)], rest[len(call.states) :])

@@ -137,7 +137,7 @@ def backward(
     parts = _parts(call.x.shape[1], steps)
     last = parts[-1]
     y, after = native.new_results(train, _part(call, *last, borders, len(parts) - 1))
-    tape = native.new_tape(call.x, y.shape[0] * y.shape[1] * train.tape_columns)
+    tape = native.room(call.x, (y.shape[0] * y.shape[1] * train.tape_columns,))
     for number, (begin, end) in reversed(list(enumerate(parts))):
         part = _part(call, begin, end, borders, number)
         native.run_forward(train, part, y[:, : end - begin], after, tape)
