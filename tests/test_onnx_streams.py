@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from onnx_models import model_of, node_of, onnx
 from recurra import nn, runtime
 from recurra.data import Vocabulary
 from recurra.decode import likeliest
-from recurra.errors import ArgumentError, BackendUnavailable, FormatError, RecurraError, ShapeError
+from recurra.errors import ArgumentError, BackendUnavailable, FormatError, RecurraError, ShapeError, StreamInUse
+from recurra.onnx.carried import Carried
 from recurra.tasks import LanguageModel
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'recurra[onnx]'")
@@ -66,6 +68,11 @@ def test_two_pieces_and_ticks_give_what_one_call_gives(name: str, tmp_path: Path
     part = [None, None] if times is None else [times[:2], times[2:]]
     got = [stream.push(x[:2], elapsed=part[0]), stream.push(x[2:], elapsed=part[1])]
     np.testing.assert_allclose(got[1] if layer.pools else np.concatenate(got), expected, atol=1e-10)
+    # the second of two pieces of one length is computed in arrays that are kept
+    stream.reset()
+    part = [None] * 5 if times is None else [times[t : t + 1] for t in range(5)]
+    single = [stream.push(x[t : t + 1], elapsed=part[t]) for t in range(5)]
+    np.testing.assert_allclose(single[-1] if layer.pools else np.concatenate(single), expected, atol=1e-10)
     ticks = [rows.tick(x[t : t + 1], rows=[1], elapsed=None if times is None else times[t : t + 1]) for t in range(5)]
     np.testing.assert_allclose(ticks[-1][0], expected if layer.pools else expected[-1], atol=1e-10)
     np.testing.assert_allclose(rows.take(1)._stateful.read()[0], stream._stateful.read()[0], atol=1e-10)
@@ -106,6 +113,69 @@ def test_tokens_in_continuous_time(tmp_path: Path):
         y, _ = layer(embedding(torch.from_numpy(tokens))[None], elapsed=torch.from_numpy(times)[None])
         expected = head(y)[0].numpy()
     np.testing.assert_allclose(model.stream().push(tokens, elapsed=times), expected, atol=1e-6)
+
+
+def test_calls_of_one_length_keep_their_arrays(tmp_path: Path):
+    layer = nn.Stack(nn.LSTM(3, 4), nn.Recurrent("mgu", 4, 2)).eval()
+    model = recurra.onnx.load(recurra.onnx.export(layer, tmp_path / "layer.onnx").path)
+    x = np.random.default_rng(0).standard_normal((24, 3)).astype(np.float32)
+    expected = layer.stream().push(x)
+    stream, rows, y = model.stream(), model.streams(1), np.empty((2, 2), np.float32)
+    # what comes between them takes the states along
+    for begin in range(0, 24, 2):
+        if begin == 8:
+            other = stream.fork()
+            kept = other.snapshot()
+            stream.push(x[:7])
+            stream.restore(kept)
+        if begin in (14, 16):
+            pieces = [stream.push(piece) for piece in np.split(x[begin : begin + 2], 2)]
+            np.testing.assert_allclose(np.concatenate(pieces), expected[begin : begin + 2], atol=1e-6)
+        else:
+            assert stream.push(x[begin : begin + 2], out=y) is y
+            np.testing.assert_allclose(y, expected[begin : begin + 2], atol=1e-6)
+        ticks = [rows.tick(x[t : t + 1], rows=None if t % 3 else [0]) for t in (begin, begin + 1)]
+        np.testing.assert_allclose(np.concatenate(ticks), expected[begin : begin + 2], atol=1e-6)
+    assert stream.snapshot() == stream.fork().snapshot()
+    # a result that was handed out is not written over
+    first = stream.push(x[:2])
+    before = first.copy()
+    stream.push(x[2:4])
+    assert np.array_equal(first, before)
+    for wrong in (np.empty((3, 2), np.float32), np.empty((2, 2)), np.empty((2, 4), np.float32)[:, ::2], [[0.0]]):
+        with pytest.raises(ShapeError, match="out is"):
+            stream.push(x[:2], out=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="out shares memory with the chunk"):
+        stream.push(x[:2, :3], out=x.reshape(-1)[2:6].reshape(2, 2))
+
+
+def test_a_kept_call_allocates_no_arrays(tmp_path: Path):
+    model = recurra.onnx.load(recurra.onnx.export(nn.Stack(nn.GRU(16, 64), nn.GRU(64, 64)), tmp_path / "x.onnx").path)
+    stream, x, y = model.stream(), np.zeros((500, 16), np.float32), np.empty((500, 64), np.float32)
+    for _ in range(2):
+        stream.push(x, out=y)
+    tracemalloc.start()
+    try:
+        for _ in range(3):
+            stream.push(x, out=y)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < y.nbytes // 4
+
+
+def test_two_threads_in_one_stream_are_told(tmp_path: Path):
+    model = recurra.onnx.load(recurra.onnx.export(nn.LSTM(3, 4), tmp_path / "layer.onnx").path)
+    stream, streams, x = model.stream(), model.streams(1), np.ones((1, 3), np.float32)
+    for call, stateful in ((stream.push, stream._stateful), (streams.tick, streams._stateful)):
+        assert isinstance(stateful, Carried)
+        expected = call(x)
+        stateful.reset(None)
+        stateful._take()
+        with pytest.raises(StreamInUse, match="a stream is in use by another thread"):
+            call(x)
+        stateful._free.release()
+        assert np.array_equal(call(x), expected)
 
 
 @pytest.mark.parametrize("pool", [nn.Last, nn.Mean])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from recurra.errors import ArgumentError, FormatError
 from recurra.onnx.carried import Carried
-from recurra.onnx.sessions import run_session
+from recurra.onnx.sessions import Binding, run_session
 from recurra.streams import Stream, Streams
 from recurra.streams.checks import check_stream_count
 
@@ -95,6 +95,18 @@ class Model:
             given["lengths"] = lengths
         y, *after = run_session(self._session, [*self._outputs, *(name for _, name in self.states)], given)
         return y, after
+
+    def binding(self, x: Array, elapsed: Array, y: Array, states: Sequence[Array], after: Sequence[Array]) -> Binding:
+        """The call of `run` that reads and writes these arrays in place; `elapsed` stands unread where the model does
+        not need it."""
+        inputs, outputs = {self._source: x}, {self._outputs[0]: y}
+        if self.uses_elapsed:
+            inputs["elapsed"] = elapsed
+        for (own, following), before, value in zip(self.states, states, after, strict=True):
+            # the session knows no input without a value, and needs none
+            if before.size:
+                inputs[own], outputs[following] = before, value
+        return Binding(self._session, inputs, outputs)
 
     def nothing(self, states: Sequence[Array] | None) -> tuple[Array, list[Array]]:
         """What `run` gives for one row of no steps, which the kernels of ONNX Runtime do not bear: one of padding."""

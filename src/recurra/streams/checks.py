@@ -9,7 +9,7 @@ import numpy as np
 from recurra.errors import ArgumentError, ShapeError, StreamInUse
 from recurra.streams.stateful import Stateful
 
-_IN_USE = "a stream is in use by another thread"
+IN_USE = "a stream is in use by another thread"
 """As the engine says it."""
 
 
@@ -26,10 +26,10 @@ def check_stream_count(rows: Any) -> None:
 
 def shared(error: RuntimeError) -> RuntimeError:
     """What to raise for an error of a stream: `StreamInUse` where two threads were in calls of it."""
-    if _IN_USE not in str(error):
+    if IN_USE not in str(error):
         return error
     return StreamInUse(
-        f"{_IN_USE}: expected one thread at a time. Give each thread a stream of its own: model.stream() begins one, "
+        f"{IN_USE}: expected one thread at a time. Give each thread a stream of its own: model.stream() begins one, "
         "stream.fork() goes on from here"
     )
 

@@ -36,7 +36,7 @@ class Stream:
             chunk: (time, features), or one frame (features,), of the dtype of the model; of a model that reads tokens
                 whole numbers (time,), or one.
             elapsed: (time,), or one number for a frame: the time since the step before, for cells in continuous time.
-            out: where the results go, of the shape that would be returned; then nothing is allocated.
+            out: where the results go, of the shape that would be returned; then no results are allocated.
 
         Returns:
             (time, output_size), for one frame (output_size,). Of a model that pools, the result so far (output_size,).
