@@ -6,7 +6,7 @@ RECURRA_REQUIRE_ENGINE ?= 1
 STAMPS := $(VENV)/stamps
 ENGINE_SOURCES := $(shell find csrc -type f) CMakeLists.txt pyproject.toml
 
-.PHONY: setup demo test kernels sanitize check format laws mutants docs recipes bench bench-peers cross wheel constraints clean
+.PHONY: setup demo test kernels sanitize check format laws mutants docs recipes bench bench-peers cross emulate wheel constraints clean
 
 setup: $(STAMPS)/package
 
@@ -63,14 +63,30 @@ CROSS := aarch64-linux-gnu-g++
 EMULATOR := qemu-aarch64
 CROSS_FLAGS := -std=c++17 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp -DRECURRA_ISA=generic
 CROSS_POINTS := 1000
+CROSS_STEP := 7
 cross:
 	@command -v $(CROSS) >/dev/null || { echo "cross: $(CROSS) is not installed"; exit 1; }
 	@command -v $(EMULATOR) >/dev/null || { echo "cross: $(EMULATOR) is not installed"; exit 1; }
 	@mkdir -p build/cross
-	for file in arena dispatch engine plan; do \
+	for file in arena dispatch engine int8 plan; do \
 		$(CROSS) $(CROSS_FLAGS) -fPIC -c csrc/$$file.cpp -o build/cross/$$file.o || exit 1; done
 	$(CROSS) $(CROSS_FLAGS) -static csrc/tests/kernels_test.cpp -o build/cross/kernels_test
-	OMP_NUM_THREADS=1 $(EMULATOR) build/cross/kernels_test $(CROSS_POINTS)
+	$(CROSS) $(CROSS_FLAGS) -static csrc/tests/small_test.cpp -o build/cross/small_test
+	OMP_NUM_THREADS=1 $(EMULATOR) build/cross/small_test
+	OMP_NUM_THREADS=1 $(EMULATOR) build/cross/kernels_test $(CROSS_POINTS) $(CROSS_STEP)
+
+# What is for AVX-512, VNNI included, on a processor with AVX2: the tests of the kernels and of the engine, with the
+# instructions as functions of libsimde. Debian: libsimde-dev. Takes minutes; no timing of it says anything.
+EMULATED := build/emulate
+EMULATED_TESTS := tests/test_engine.py tests/test_int8.py tests/test_bfloat16.py
+emulate: setup
+	@echo '#include <simde/x86/avx512.h>' | $(CXX) -E -xc++ - >/dev/null || { echo "emulate: libsimde is not installed"; exit 1; }
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(EMULATED) -G Ninja --log-level=WARNING \
+		-DRECURRA_KERNEL_TESTS=ON -DRECURRA_EMULATE=ON
+	$(BIN)/cmake --build $(EMULATED) --target kernels _engine
+	$(BIN)/ctest --test-dir $(EMULATED) --output-on-failure --parallel 2
+	RECURRA_EMULATED=$(abspath $(EMULATED)) RECURRA_ISA=avx512 PYTHONPATH=$(abspath tools/emulated) \
+		$(BIN)/python -m pytest -n 2 $(EMULATED_TESTS)
 
 # `make test` tries the same laws on fewer sizes.
 laws: setup

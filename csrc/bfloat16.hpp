@@ -21,10 +21,10 @@ typedef std::uint16_t Halves __attribute__((vector_size(vector_bytes / 2)));
 
 // GCC's own code for this takes the vector apart.
 RECURRA_INLINE Vec<float> widened(const Bfloat16* p) {
-#if defined(__AVX512F__)
+#if defined(RECURRA_AVX512)
   const __m512i words = _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {Types<float>::Raw(_mm512_maskz_slli_epi32(0xffff, words, 16))};
-#elif defined(__AVX2__)
+#elif defined(RECURRA_AVX2)
   // a load that fills both lanes, and one shuffle that puts each element into the upper half of its place
   const __m256i twice = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   const __m256i places = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1,

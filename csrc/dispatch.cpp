@@ -38,16 +38,28 @@ namespace {
 std::atomic<bool> forked{false};
 [[maybe_unused]] const int at_fork = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
+#if RECURRA_HAVE_AVX2
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+#if RECURRA_EMULATED
+bool has_avx512() { return has_avx2(); }
+bool has_vnni() { return true; }
+#elif RECURRA_HAVE_AVX512
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+}
+bool has_vnni() { return __builtin_cpu_supports("avx512vnni"); }
+#endif
+
 // Best first.
 std::vector<const Engine*> available() {
   std::vector<const Engine*> engines;
 #if RECURRA_HAVE_AVX512
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
-    engines.push_back(&avx512::engine);
+  if (has_avx512()) engines.push_back(&avx512::engine);
 #endif
 #if RECURRA_HAVE_AVX2
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) engines.push_back(&avx2::engine);
+  if (has_avx2()) engines.push_back(&avx2::engine);
 #endif
   engines.push_back(&generic::engine);
   return engines;
@@ -69,7 +81,7 @@ const Engine* choose() {
 const Int8Kernels* choose_int8() {
   const std::string isa = engine().name;
 #if RECURRA_HAVE_AVX512
-  if (isa == avx512::engine.name && __builtin_cpu_supports("avx512vnni")) return &avx512vnni::int8_kernels;
+  if (isa == avx512::engine.name && has_vnni()) return &avx512vnni::int8_kernels;
   if (isa == avx512::engine.name) return &avx512::int8_kernels;
 #endif
 #if RECURRA_HAVE_AVX2

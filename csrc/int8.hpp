@@ -13,9 +13,9 @@
 namespace recurra {
 namespace RECURRA_ISA {
 
-#if defined(__AVX512F__)
+#if defined(RECURRA_AVX512)
 constexpr long int8_lanes = 64;
-#elif defined(__AVX2__)
+#elif defined(RECURRA_AVX2)
 constexpr long int8_lanes = 32;
 #else
 constexpr long int8_lanes = 16;
@@ -108,8 +108,8 @@ struct Int8 {
 #endif
   }
 
-#if defined(__AVX512F__) || defined(__AVX2__)
-#if defined(__AVX512F__)
+#if defined(RECURRA_AVX512) || defined(RECURRA_AVX2)
+#if defined(RECURRA_AVX512)
   using Bytes = __m512i;
   static RECURRA_INLINE Bytes load(const std::int8_t* p) { return _mm512_loadu_si512(p); }
   static RECURRA_INLINE Bytes load(const std::int8_t* p, long n) {
@@ -122,7 +122,7 @@ struct Int8 {
   };
   static RECURRA_INLINE Bytes add(Bytes sum, const Factor& a, Bytes w) {
     const Bytes signed_w = _mm512_mask_sub_epi8(w, a.negative, _mm512_setzero_si512(), w);
-#if defined(__AVX512VNNI__)
+#if defined(RECURRA_VNNI)
     return _mm512_dpbusd_epi32(sum, a.magnitude, signed_w);
 #else
     const Bytes pairs = _mm512_maddubs_epi16(a.magnitude, signed_w);

@@ -81,7 +81,7 @@ template <class T> RECURRA_INLINE ExpParts<T> exp_parts(Vec<T> x) {
 template <class T> RECURRA_INLINE Vec<T> exp_limited(Vec<T> x) {
   const ExpParts<T> parts = exp_parts(at_least(Vec<T>(MathConstants<T>::exp_low), x));
   const Vec<T> significand = parts.p + Vec<T>(T(1));
-#if defined(__AVX512F__)
+#if defined(RECURRA_AVX512)
   return scale_(significand, parts.n());
 #else
   // Two factors, for 2^n alone leaves the range of normal numbers where the result is denormal or barely finite.

@@ -119,7 +119,7 @@ template <template <int, int> class Get> RECURRA_INLINE auto find_tile(long heig
   static constexpr Function functions[][tile_rows] = {
       {Get<1, 1>::run, Get<2, 1>::run, Get<3, 1>::run, Get<4, 1>::run, Get<5, 1>::run, Get<6, 1>::run},
       {Get<1, 2>::run, Get<2, 2>::run, Get<3, 2>::run, Get<4, 2>::run, Get<5, 2>::run, Get<6, 2>::run},
-#if defined(__AVX512F__)
+#if defined(RECURRA_AVX512)
       {Get<1, 3>::run, Get<2, 3>::run, Get<3, 3>::run, Get<4, 3>::run, Get<5, 3>::run, Get<6, 3>::run},
       {Get<1, 4>::run, Get<2, 4>::run, Get<3, 4>::run, Get<4, 4>::run, Get<5, 4>::run, Get<6, 4>::run},
 #endif

@@ -7,9 +7,8 @@
 
 #include <cstdint>
 #include <cstring>
-#if defined(__x86_64__) || defined(__i386__)
-#include <immintrin.h>
-#endif
+
+#include "isa.hpp"
 
 #ifndef RECURRA_ISA
 #define RECURRA_ISA generic
@@ -24,9 +23,9 @@
 namespace recurra {
 namespace RECURRA_ISA {
 
-#if defined(__AVX512F__)
+#if defined(RECURRA_AVX512)
 constexpr long vector_bytes = 64;
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(RECURRA_AVX2)
 constexpr long vector_bytes = 32;
 #else
 constexpr long vector_bytes = 16;
@@ -119,10 +118,11 @@ template <class T> RECURRA_INLINE Vec<T> copysign_(Vec<T> magnitude, Vec<T> sign
 // Keeps v, a vector or a number, in a register where the compiler would rather load it again for each use, or make
 // vectors of numbers one by one.
 template <class T> RECURRA_INLINE T in_register(T v) {
+  if constexpr (long(sizeof v) > recurra_register_bytes) return v;
 #if defined(__SSE2__)
-  asm("" : "+v"(v));
+  else asm("" : "+v"(v));
 #elif defined(__aarch64__)
-  asm("" : "+w"(v));
+  else asm("" : "+w"(v));
 #endif
   return v;
 }
@@ -139,7 +139,7 @@ template <class T> RECURRA_INLINE Vec<T> in_register(Vec<T> v) {
 //   interleave_low, _high the lower, upper halves of each block of a and b, element by element in turn
 //   sum_blocks            of as many vectors as a vector has blocks, each one's blocks summed, side by side
 //   Mask::any, Vec::load_partial, Vec::store_partial
-#if defined(__AVX512F__)
+#if defined(RECURRA_AVX512)
 
 #define RECURRA_FUSED 1
 template <class T> RECURRA_INLINE __m128 load_block(const T* p) {
@@ -198,7 +198,7 @@ template <class T> RECURRA_INLINE void Vec<T>::store_partial(T* p, Vec v, long n
   for (long i = 0; i < n; ++i) p[i] = lanes[i];
 }
 
-#if defined(__AVX2__) && defined(__FMA__)
+#if defined(RECURRA_AVX2)
 
 #define RECURRA_FUSED 1
 template <class T> RECURRA_INLINE __m128 load_block(const T* p) {
