@@ -63,7 +63,7 @@ CROSS := aarch64-linux-gnu-g++
 EMULATOR := qemu-aarch64
 CROSS_FLAGS := -std=c++17 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp -DRECURRA_ISA=generic
 CROSS_POINTS := 1000
-CROSS_STEP := 7
+CROSS_STEP := 60
 cross:
 	@command -v $(CROSS) >/dev/null || { echo "cross: $(CROSS) is not installed"; exit 1; }
 	@command -v $(EMULATOR) >/dev/null || { echo "cross: $(EMULATOR) is not installed"; exit 1; }

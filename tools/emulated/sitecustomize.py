@@ -11,7 +11,8 @@ _NAME = "recurra._engine"
 
 (_path,) = Path(os.environ["RECURRA_EMULATED"]).glob(f"_engine*{importlib.machinery.EXTENSION_SUFFIXES[0]}")
 _spec = importlib.util.spec_from_file_location(_NAME, _path)
-assert _spec is not None and _spec.loader is not None
+assert _spec is not None
+assert _spec.loader is not None
 _module = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_module)
 sys.modules[_NAME] = _module
