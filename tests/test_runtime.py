@@ -260,6 +260,8 @@ def test_what_does_not_fit_is_named(gru: runtime.Layer, arguments: tuple, messag
         ({"lengths": [6, 1]}, "lengths holds 1 to 6"),
         ({"lengths": [-1, 1]}, "lengths holds -1"),
         ({"lengths": [0.5, 1.0]}, "lengths has shape .* of float64"),
+        ({"lengths": [[1], [1, 2]]}, "lengths is no array"),
+        ({"reset": [[True], [True, False]]}, "reset is no array"),
         ({"reset": np.zeros((2, 5))}, "reset has shape .* of float64"),
         ({"reset": np.zeros((2, 4), bool)}, r"reset has shape \(2, 4\)"),
         ({"elapsed": np.zeros((2, 5), np.float32)}, "elapsed is given"),
@@ -292,6 +294,7 @@ def test_time_is_asked_for_where_a_cell_reads_it():
         (np.ones((2, 4), np.float32), r"elapsed has shape \(2, 4\)"),
         (np.full((2, 5), -1, np.float32), "elapsed holds -1"),
         (np.full((2, 5), np.nan, np.float32), "elapsed holds nan"),
+        (np.full((2, 5), np.inf, np.float32), "elapsed holds inf"),
     ):
         with pytest.raises((ShapeError, ArgumentError), match=message):
             model(X, elapsed=elapsed)

@@ -315,6 +315,9 @@ def test_times_are_asked_for(side: str):
         ([1.0], "elapsed has shape"),
         ([1.0, -1.0], "elapsed holds -1"),
         ([1.0, np.nan], "elapsed holds nan"),
+        ([1.0, np.inf], "elapsed holds inf"),
+        (["1", "2"], "elapsed has shape .* of <U1"),
+        ([1.0, [2.0]], "elapsed is no array"),
     ):
         with pytest.raises((ShapeError, ArgumentError), match=message):
             model.stream().push(np.zeros((2, 3)), elapsed=elapsed)

@@ -38,10 +38,12 @@ def identity(model: nn.Module) -> bytes:
 class Carried:
     """Rows of a model in torch with the states that they carry, for `recurra.streams`.
 
-    Raises ArgumentError for a model that is in training: on a stream nothing is dropped or drawn.
+    Raises ArgumentError for a model that is in training, for on a stream nothing is dropped or drawn, and for one of
+    bfloat16, which numpy does not have.
     """
 
     checks_out = False
+    refuses_threads = False
 
     def __init__(self, model: Any, rows: int, *, columns: int | None, output_size: int) -> None:
         if model.training:
@@ -51,6 +53,12 @@ class Carried:
         self.input_size = columns
         self.output_size = output_size
         self._like = like_of(model)
+        if self._like.dtype is torch.bfloat16:
+            raise ArgumentError(
+                "the model is bfloat16, which numpy does not have",
+                expected="float32, float64 or float16",
+                advice="Stream a float32 copy: copy.deepcopy(model).float()",
+            )
         self.dtype = np.dtype(str(self._like.dtype).removeprefix("torch."))
         self.input_dtype = np.dtype(np.int64) if columns is None else self.dtype
         self.pools = getattr(model, "pools", False)

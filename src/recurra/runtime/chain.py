@@ -14,6 +14,7 @@ class _Around:
     """What is the same of all layers around layers."""
 
     checks_out = False
+    refuses_threads = False
 
     def __init__(self, layer: Layer, inner: Sequence[Stateful]) -> None:
         self.layer = layer

@@ -8,6 +8,7 @@ import numpy as np
 
 from recurra.errors import ArgumentError, ShapeError
 from recurra.runtime.rows import Rows
+from recurra.streams.checks import as_array
 
 if TYPE_CHECKING:
     from recurra.runtime.layer import Layer
@@ -57,14 +58,15 @@ def check_rows(lengths: Any, reset: Any, elapsed: Any, shape: tuple[int, int], l
     """What a call says of its rows, as the engine reads it."""
     batch, time = shape
     if lengths is not None:
-        lengths = np.asarray(lengths)
-        if lengths.dtype.kind not in "iu" or lengths.shape != (batch,):
+        lengths = as_array("lengths", lengths)
+        # numpy makes an empty list one of float64
+        if (lengths.dtype.kind not in "iu" and batch) or lengths.shape != (batch,):
             raise ShapeError(f"lengths has shape {lengths.shape} of {lengths.dtype}", expected=f"({batch},) integers")
         if batch and not (0 <= lengths.min() and lengths.max() <= time):
             raise ArgumentError(f"lengths holds {lengths.min()} to {lengths.max()}", expected=f"0 to {time}")
         lengths = np.ascontiguousarray(lengths, dtype=np.int64)
     if reset is not None:
-        reset = np.asarray(reset)
+        reset = as_array("reset", reset)
         if reset.dtype != np.bool_ or reset.shape != shape:
             raise ShapeError(f"reset has shape {reset.shape} of {reset.dtype}", expected=f"{shape} of bool")
         reset = np.ascontiguousarray(reset)
@@ -83,13 +85,13 @@ def check_times(elapsed: Any, shape: tuple[int, ...], lengths: np.ndarray | None
             expected="the time since the step before, (batch, time) or for a step (batch,)",
             advice="The cell is in continuous time; for evenly spaced steps pass ones",
         )
-    times = np.asarray(elapsed)
+    times = as_array("elapsed", elapsed)
     if times.shape != shape or times.dtype != (layer.input_dtype or layer.dtype):
         wanted = layer.input_dtype or layer.dtype
         raise ShapeError(f"elapsed has shape {times.shape} of {times.dtype}", expected=f"{shape} of {wanted}")
-    fine = times >= 0
+    fine = (times >= 0) & (times < np.inf)
     if lengths is not None:
         fine = fine | (np.arange(shape[1]) >= lengths[:, None])
     if not fine.all():
-        raise ArgumentError(f"elapsed holds {times[~fine][0]}", expected="0 or more at every valid step")
+        raise ArgumentError(f"elapsed holds {times[~fine][0]}", expected="0 or more, and finite, at every valid step")
     return times

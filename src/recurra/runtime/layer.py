@@ -124,6 +124,7 @@ class Carried:
     """Rows of any layer with their states, by its calls and steps."""
 
     checks_out = False
+    refuses_threads = False
 
     def __init__(self, layer: Layer, rows: int) -> None:
         self.layer = layer

@@ -74,6 +74,7 @@ class CarriedByEngine:
 
     pools = False
     checks_out = True
+    refuses_threads = True
 
     def __init__(self, layer: Recurrent, rows: int) -> None:
         self.layer = layer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,30 @@ def shared(error: RuntimeError) -> RuntimeError:
         f"{IN_USE}: expected one thread at a time. Give each thread a stream of its own: model.stream() begins one, "
         "stream.fork() goes on from here"
     )
+
+
+class Alone:
+    """One thread at a time is within it. A second one is refused with StreamInUse, and nothing has happened then."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            raise shared(RuntimeError(_IN_USE))
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.release()
+        if isinstance(error, RuntimeError):
+            raise shared(error) from None
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """What a user hands over as an array. Raises ShapeError for what is none, such as lists of unequal lengths."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise ShapeError(f"{name} is no array ({error})", expected="an array, or lists of equal lengths") from None
 
 
 def check_pieces(name: str, x: np.ndarray, leading: tuple[str, ...], columns: int, dtype: np.dtype) -> np.ndarray:
@@ -69,11 +95,15 @@ def check_elapsed(elapsed: Any, count: int, stateful: Stateful) -> np.ndarray | 
             "elapsed is missing", expected="the time since the step before", advice="For even steps pass ones"
         )
     dtype = stateful.dtype if stateful.input_size is None else stateful.input_dtype
-    times = np.atleast_1d(np.asarray(elapsed, dtype=dtype))
-    if times.shape != (count,):
-        raise ShapeError(f"elapsed has shape {times.shape}", expected=f"({count},), one for each step")
-    if not (times >= 0).all():
-        raise ArgumentError(f"elapsed holds {times[~(times >= 0)][0]}", expected="0 or more")
+    times = np.atleast_1d(as_array("elapsed", elapsed))
+    if times.shape != (count,) or times.dtype.kind not in "fiu":
+        raise ShapeError(
+            f"elapsed has shape {times.shape} of {times.dtype}", expected=f"numbers ({count},), one for each step"
+        )
+    times = times.astype(dtype)
+    fine = (times >= 0) & (times < np.inf)
+    if not fine.all():
+        raise ArgumentError(f"elapsed holds {times[~fine][0]}", expected="0 or more, and finite")
     return times
 
 
@@ -87,7 +117,7 @@ def check_out(out: Any, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 def check_rows(rows: Any, capacity: int) -> np.ndarray:
     """Numbers of rows, each there and given once."""
-    numbers = np.asarray(rows)
+    numbers = as_array("rows", rows)
     if numbers.ndim != 1 or (numbers.dtype.kind not in "iu" and numbers.size):
         raise ShapeError(f"rows has shape {numbers.shape} of {numbers.dtype}", expected="whole numbers, (rows,)")
     numbers = np.ascontiguousarray(numbers, dtype=np.int64)

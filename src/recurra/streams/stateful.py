@@ -19,6 +19,8 @@ class Stateful(Protocol):
     uses_elapsed: bool
     checks_out: bool
     """Whether `push` refuses a `y` that does not fit, before anything has changed."""
+    refuses_threads: bool
+    """Whether it refuses a second thread itself, before anything has changed."""
 
     @property
     def input_size(self) -> int | None:

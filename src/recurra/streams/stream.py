@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from recurra.errors import ArgumentError, ShapeError
+from recurra.errors import ArgumentError
 from recurra.streams import snapshot
-from recurra.streams.checks import check_elapsed, check_out, check_pieces, check_tokens, shared
+from recurra.streams.checks import Alone, as_array, check_elapsed, check_out, check_pieces, check_tokens, shared
 from recurra.streams.stateful import Stateful
 
 
@@ -16,12 +16,14 @@ class Stream:
     """A model that reads what arrives and remembers what it has read, in constant memory.
 
     Pieces of any size give what one call over all of them gives. It is made by `model.stream()`. Not thread-safe: a
-    stream belongs to one thread at a time. Several streams of one model may run in several threads.
+    stream belongs to one thread at a time, and refuses a second one. Several streams of one model may run in several
+    threads.
     """
 
     def __init__(self, stateful: Stateful) -> None:
         self._stateful = stateful
-        self._push = stateful.push
+        self._alone = Alone()
+        self._push = stateful.push if stateful.refuses_threads else self._push_alone
         self._dtype = np.dtype(stateful.dtype)
         self._input_dtype = np.dtype(stateful.input_dtype)
         self._columns = stateful.input_size
@@ -63,7 +65,7 @@ class Stream:
 
     def _checked_push(self, chunk: Any, elapsed: Any, out: np.ndarray | None) -> np.ndarray:
         stateful = self._stateful
-        chunk = np.asarray(chunk)
+        chunk = as_array("chunk", chunk)
         if self._columns is None:
             single = chunk.ndim == 0
             steps = check_tokens("chunk", chunk, ("time",), stateful)
@@ -79,32 +81,39 @@ class Stream:
             if np.may_share_memory(out, steps):
                 raise ArgumentError("out shares memory with the chunk", expected="an array of its own")
         try:
-            stateful.push(np.ascontiguousarray(steps), out[None] if out.ndim == 1 else out, times)
+            self._push(np.ascontiguousarray(steps), out[None] if out.ndim == 1 else out, times)
         except RuntimeError as error:
             raise shared(error) from None
         return out
 
+    def _push_alone(self, x: np.ndarray, y: np.ndarray, elapsed: np.ndarray | None) -> None:
+        with self._alone:
+            self._stateful.push(x, y, elapsed)
+
     def reset(self) -> None:
         """Forgets everything, as a new stream."""
-        self._stateful.reset(None)
+        with self._alone:
+            self._stateful.reset(None)
 
     def fork(self) -> Stream:
         """A second stream that goes on from here; neither knows of the other from now on."""
         other = self._stateful.another(1)
-        other.write(self._stateful.read())
+        with self._alone:
+            other.write(self._stateful.read())
         return Stream(other)
 
     def snapshot(self) -> bytes:
         """What the stream remembers, as bytes: for `restore`, in this process or another one."""
-        return snapshot.to_bytes(self._stateful.read(), 1, self._stateful.fingerprint())
+        with self._alone:
+            return snapshot.to_bytes(self._stateful.read(), 1, self._stateful.fingerprint())
 
     def restore(self, content: bytes) -> None:
         """Goes on from a snapshot, whatever was read meanwhile.
 
         Raises:
+            ShapeError: no bytes.
             FormatError: no snapshot, a damaged one, or one of another model or version. The stream is as it was then.
         """
-        if not isinstance(content, bytes | bytearray | memoryview):
-            raise ShapeError(f"the snapshot is a {type(content).__name__}", expected="bytes")
-        states = self._stateful.read()
-        self._stateful.write(snapshot.from_bytes(bytes(content), states, 1, self._stateful.fingerprint()))
+        with self._alone:
+            states = self._stateful.read()
+            self._stateful.write(snapshot.from_bytes(content, states, 1, self._stateful.fingerprint()))

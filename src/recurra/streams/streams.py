@@ -8,7 +8,7 @@ import numpy as np
 
 from recurra.errors import ArgumentError, ShapeError
 from recurra.streams import snapshot
-from recurra.streams.checks import check_elapsed, check_out, check_pieces, check_rows, check_tokens, shared
+from recurra.streams.checks import Alone, as_array, check_elapsed, check_out, check_pieces, check_rows, check_tokens
 from recurra.streams.stateful import Stateful
 from recurra.streams.stream import Stream
 
@@ -24,6 +24,7 @@ class Streams:
     def __init__(self, stateful: Stateful) -> None:
         self._stateful = stateful
         self._dtype = np.dtype(stateful.dtype)
+        self._alone = Alone()
 
     def __len__(self) -> int:
         return self._stateful.rows
@@ -45,7 +46,7 @@ class Streams:
             StreamInUse: another thread is in a call of these streams.
         """
         stateful = self._stateful
-        x = np.asarray(x)
+        x = as_array("x", x)
         if stateful.input_size is None:
             frames = check_tokens("x", x, ("rows",), stateful)
         else:
@@ -64,21 +65,22 @@ class Streams:
             check_out(out, shape, self._dtype)
             if np.may_share_memory(out, frames):
                 raise ArgumentError("out shares memory with x", expected="an array of its own")
-        try:
+        with self._alone:
             stateful.tick(np.ascontiguousarray(frames), out, numbers, times)
-        except RuntimeError as error:
-            raise shared(error) from None
         return out
 
     def reset(self, rows: Any = None) -> None:
         """These streams forget everything; None for all."""
-        self._stateful.reset(None if rows is None else check_rows(rows, self._stateful.rows))
+        numbers = None if rows is None else check_rows(rows, self._stateful.rows)
+        with self._alone:
+            self._stateful.reset(numbers)
 
     def take(self, row: int) -> Stream:
         """A stream of its own that goes on from a row."""
         number = int(check_rows([row], self._stateful.rows)[0])
         other = self._stateful.another(1)
-        other.write([state[number : number + 1] for state in self._stateful.read()])
+        with self._alone:
+            other.write([state[number : number + 1] for state in self._stateful.read()])
         return Stream(other)
 
     def put(self, row: int, stream: Stream) -> None:
@@ -92,16 +94,19 @@ class Streams:
             )
         if stream._stateful.fingerprint() != self._stateful.fingerprint():
             raise ArgumentError("the stream is of another model", expected="one of this model")
-        states = self._stateful.read()
-        for state, of_stream in zip(states, stream._stateful.read(), strict=True):
-            state[number] = of_stream[0]
-        self._stateful.write(states)
+        with self._alone, stream._alone:
+            states = self._stateful.read()
+            for state, of_stream in zip(states, stream._stateful.read(), strict=True):
+                state[number] = of_stream[0]
+            self._stateful.write(states)
 
     def snapshot(self) -> bytes:
         """What all rows remember, as bytes."""
-        return snapshot.to_bytes(self._stateful.read(), len(self), self._stateful.fingerprint())
+        with self._alone:
+            return snapshot.to_bytes(self._stateful.read(), len(self), self._stateful.fingerprint())
 
     def restore(self, content: bytes) -> None:
-        """Goes on from a snapshot of as many rows. Raises FormatError as `Stream.restore` does."""
-        states = self._stateful.read()
-        self._stateful.write(snapshot.from_bytes(content, states, len(self), self._stateful.fingerprint()))
+        """Goes on from a snapshot of as many rows. Raises as `Stream.restore` does."""
+        with self._alone:
+            states = self._stateful.read()
+            self._stateful.write(snapshot.from_bytes(content, states, len(self), self._stateful.fingerprint()))
