@@ -132,6 +132,8 @@ def test_a_flipped_bit_anywhere_in_the_weights_is_noticed(tmp_path: Path):
         (b'{"format": "recurra model", "version": 1, "task": "language-model"}', "damaged"),
         (b'{"format": "recurra model", "version": 1, "task": "language-model", "model": {}}', "fields"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"format": "recurra model", "version": true, "task": "layer", "model": {}}', "version"),
+        (b'{"format": "recurra model", "version": 1, "task": "other", "task": "layer", "model": {}}', "twice"),
     ],
 )
 def test_a_foreign_or_damaged_model_file_is_refused(tmp_path: Path, content, message):
@@ -140,6 +142,55 @@ def test_a_foreign_or_damaged_model_file_is_refused(tmp_path: Path, content, mes
     with pytest.raises(FormatError, match=message) as caught:
         load(tmp_path)
     assert len(str(caught.value)) < 1000
+
+
+def weights_file(header: dict, data: bytes = b"") -> bytes:
+    """The bytes of a safetensors file."""
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def tensor(kind: str, shape: list[int], size: int) -> dict:
+    return {"a": {"dtype": kind, "shape": shape, "data_offsets": [0, size]}}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        weights_file({"__metadata__": None}),
+        weights_file({"__metadata__": {"recurra": "[" * 100_000}}),
+        weights_file({"__metadata__": {"recurra": "[]"}}),
+        weights_file(tensor("F32", [1] * 65, 4), bytes(4)),
+        weights_file(tensor("F32", [0, 2**63], 0)),
+        weights_file(tensor("F32", [0, 2**62, 2**62], 0)),
+        weights_file(tensor("F4", [2], 1), bytes(1)),
+        weights_file(tensor("C64", [1], 8), bytes(8)),
+        (2**63).to_bytes(8, "little") + b"{}",
+    ],
+)
+@pytest.mark.parametrize("read", [load, recurra.runtime.load], ids=["torch", "runtime"])
+def test_weights_that_say_what_cannot_be_are_refused(tmp_path: Path, content: bytes, read):
+    saved_model(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(content)
+    with pytest.raises(FormatError, match="damaged") as caught:
+        read(tmp_path)
+    assert "weights.safetensors" in str(caught.value)
+
+
+def test_a_file_in_place_of_its_folder_is_named(tmp_path: Path):
+    saved_model(tmp_path)
+    with pytest.raises(ArgumentError, match=r"it is a file\. Name the folder"):
+        load(tmp_path / "weights.safetensors")
+
+
+def test_a_layer_that_cannot_be_built_is_a_fault_of_its_file(tmp_path: Path):
+    recurra.save_layer(recurra.nn.GRU(3, 4), tmp_path)
+    path = tmp_path / "model.json"
+    path.write_bytes(path.read_bytes().replace(b'"hidden_size": 4', b'"hidden_size": NaN'))
+    with pytest.raises(FormatError, match="hidden_size is nan") as caught:
+        recurra.load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
 
 
 def test_sizes_that_no_computer_has_room_for_are_refused_before_they_are_made(tmp_path: Path):

@@ -5,17 +5,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
 from safetensors.torch import save as tensors_as_bytes
 
+from recurra.bfloat16 import BFLOAT16
 from recurra.errors import FormatError, RecurraError
 from recurra.models import build_layer, layer_spec
 from recurra.nn import Layer
 from recurra.nn.streaming import checksum
 from recurra.quantisation import Found, find_small, quantise
-from recurra.storage import CHECKSUM, NOTES, make_folder, notes_of, read_weights_file
+from recurra.storage import CHECKSUM, NOTES, make_folder, read_arrays
 from recurra.storage import MODEL_FILE as MODEL_FILE
 from recurra.storage import WEIGHTS_FILE as WEIGHTS_FILE
 from recurra.storage import read_model as read_model
@@ -52,19 +52,17 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]
 
     Raises:
         ArgumentError: there are no weights in the folder.
-        FormatError: the file is truncated or damaged.
+        FormatError: the file is truncated or damaged, or holds a type that recurra never writes.
         OSError: it cannot be read.
     """
-    content = read_weights_file(folder)
-    path = folder / WEIGHTS_FILE
-    try:
-        weights = read_tensors(content)
-    except SafetensorError as error:
-        raise FormatError(f"{str(path)!r} is truncated or damaged ({error})") from None
-    about = notes_of(content)
-    if about.pop(CHECKSUM, None) != checksum(weights):
-        raise FormatError(f"{str(path)!r} is damaged: its checksum does not match its content")
-    return weights, about
+    found = read_arrays(folder)
+    return {name: _tensor(array) for name, array in found.arrays.items()}, found.about
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    if array.dtype == BFLOAT16:
+        return torch.from_numpy(array.view("<i2")).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def save_layer(layer: Layer, folder: str | Path) -> None:
@@ -111,13 +109,13 @@ def outlined(build: Callable[[], _Module], *, source: str) -> _Module:
     """What `build` makes, without memory for its weights: sizes in a file may be any.
 
     Raises:
-        FormatError: sizes that no computer has room for.
+        FormatError: sizes that no computer has room for, or a model that cannot be built.
     """
     try:
         with torch.device("meta"):
             return build()
-    except RecurraError:
-        raise
+    except RecurraError as error:
+        raise FormatError(f"{source!r} cannot be opened: {error}") from None
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise FormatError(f"{source!r} describes a model of impossible sizes ({error})") from None
 

@@ -10,7 +10,7 @@ whatever happens meanwhile, the earlier one stays whole. This part knows no torc
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,16 +90,18 @@ def read_model(folder: Path) -> tuple[str, dict[str, Any]]:
     """
     path = folder / MODEL_FILE
     if not path.is_file():
-        where = "there is no such folder" if not folder.exists() else f"it holds no {MODEL_FILE}"
+        where = f"it holds no {MODEL_FILE}" if folder.exists() else "there is no such folder"
+        if folder.is_file():
+            where = f"it is a file. Name the folder that holds {MODEL_FILE} and {WEIGHTS_FILE}"
         raise ArgumentError(f"{str(folder)!r} is not a saved model: {where}")
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_pairs_hook=_each_once)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{str(path)!r} is damaged: it is not JSON ({error})") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FormatError(f"{str(path)!r} is not a model of recurra")
     version = content.get("version")
-    if not isinstance(version, int) or version < 1:
+    if type(version) is not int or version < 1:
         raise FormatError(f"the version of {str(path)!r}", got=version, expected="a number from 1 on")
     if version > VERSION:
         raise FormatError(
@@ -110,6 +112,13 @@ def read_model(folder: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(task, str) or not isinstance(model, dict):
         raise FormatError(f"{str(path)!r} is damaged", expected="the fields 'task' and 'model'")
     return task, model
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
 
 
 class Weights(NamedTuple):
@@ -123,68 +132,67 @@ class Weights(NamedTuple):
     """Of names, types, shapes and bytes."""
 
 
-_DTYPES = {
-    "F64": ("float64", np.float64),
-    "F32": ("float32", np.float32),
-    "F16": ("float16", np.float16),
-    "BF16": ("bfloat16", BFLOAT16),
-    "I64": ("int64", np.int64),
-    "I32": ("int32", np.int32),
-    "I16": ("int16", np.int16),
-    "I8": ("int8", np.int8),
-    "U8": ("uint8", np.uint8),
-    "BOOL": ("bool", np.bool_),
+_DTYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": BFLOAT16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
 }
 
 
 def read_arrays(folder: Path) -> Weights:
-    """The parameters as numpy arrays.
+    """The parameters as numpy arrays, which may be written to.
 
     Raises:
         ArgumentError: there are no weights in the folder.
         FormatError: the file is truncated or damaged, or holds a type that recurra never writes.
         OSError: it cannot be read.
     """
-    content = read_weights_file(folder)
     path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ArgumentError(f"{str(folder)!r} holds no {WEIGHTS_FILE}")
+    content = path.read_bytes()
     try:
         found = deserialize(content)
     except SafetensorError as error:
         raise FormatError(f"{str(path)!r} is truncated or damaged ({error})") from None
-    arrays, described = {}, []
+    arrays = {}
     for name, tensor in found:
         if tensor["dtype"] not in _DTYPES:
             raise FormatError(f"{str(path)!r} is damaged: {name} has the type {tensor['dtype']}")
-        label, dtype = _DTYPES[tensor["dtype"]]
-        data = bytes(tensor["data"])
-        shape = tuple(tensor["shape"])
-        described.append((name, label, shape, data))
-        arrays[name] = np.frombuffer(data, dtype).reshape(shape)
-    about = notes_of(content)
-    checksum = checksum_of(described)
+        try:
+            arrays[name] = np.frombuffer(bytearray(tensor["data"]), _DTYPES[tensor["dtype"]]).reshape(tensor["shape"])
+        except (ValueError, OverflowError) as error:
+            raise FormatError(f"{str(path)!r} is damaged: {name} cannot be an array ({error})") from None
+    about = _notes_of(content)
+    checksum = checksum_of(described(arrays))
     if about.pop(CHECKSUM, None) != checksum:
         raise FormatError(f"{str(path)!r} is damaged: its checksum does not match its content")
     return Weights(arrays, about, checksum)
 
 
-def read_weights_file(folder: Path) -> bytes:
-    """The bytes of `weights.safetensors`. Raises ArgumentError where there is none, and OSError."""
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise ArgumentError(f"{str(folder)!r} holds no {WEIGHTS_FILE}")
-    return path.read_bytes()
-
-
-def notes_of(content: bytes) -> dict[str, str]:
+def _notes_of(content: bytes) -> dict[str, str]:
     """What was kept with the weights, out of the bytes of a file that safetensors has accepted."""
     # The header of a safetensors file: eight bytes that give its length, then JSON.
     length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     try:
         notes = json.loads(metadata[NOTES])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         return {}
     return {str(name): str(value) for name, value in notes.items()} if isinstance(notes, dict) else {}
+
+
+def described(arrays: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
+    """Arrays as `checksum_of` reads them."""
+    for name, array in arrays.items():
+        yield name, "bfloat16" if array.dtype == BFLOAT16 else array.dtype.name, array.shape, array.tobytes()
 
 
 def checksum_of(tensors: Iterable[tuple[str, str, tuple[int, ...], bytes]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from recurra.runtime.language_model import LanguageModel
 from recurra.runtime.layer import Layer
 from recurra.runtime.reservoir import EchoStateClassifier, EchoStateNetwork
 from recurra.runtime.weights import Weights
-from recurra.storage import fingerprint, read_arrays, read_model
+from recurra.storage import checksum_of, described, fingerprint, read_arrays, read_model
 
 
 def load(path: str | Path) -> Layer:
@@ -48,7 +49,7 @@ def load(path: str | Path) -> Layer:
     except MALFORMED as error:
         raise FormatError(f"{str(folder)!r} is malformed ({type(error).__name__}: {error})") from None
     name, layer = ("layers", spec["layers"]) if task == "language-model" else ("", spec["layer"])
-    model.identity = lambda: fingerprint(weights.checksum, programs(layer, name))
+    model.identity = cache(lambda: fingerprint(weights.checksum, programs(layer, name)))
     return model
 
 
@@ -58,6 +59,12 @@ def from_data(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Laye
     Raises:
         FormatError: they are malformed or do not fit.
     """
+    layer, checksum = _built(spec, arrays), checksum_of(described(arrays))
+    layer.identity = cache(lambda: fingerprint(checksum, programs(spec, "")))
+    return layer
+
+
+def _built(spec: Any, arrays: Mapping[str, np.ndarray]) -> Layer:
     weights = Weights(arrays)
     try:
         with np.errstate(all="ignore"):
@@ -71,7 +78,7 @@ def from_data(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Laye
 
 
 def _layer(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Layer:
-    return from_data(spec["layer"], arrays)
+    return _built(spec["layer"], arrays)
 
 
 def _language_model(spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Layer:
