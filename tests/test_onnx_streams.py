@@ -17,8 +17,7 @@ from onnx_models import model_of, node_of, onnx
 from recurra import nn, runtime
 from recurra.data import Vocabulary
 from recurra.decode import likeliest
-from recurra.errors import ArgumentError, BackendUnavailable, FormatError, RecurraError, ShapeError, StreamInUse
-from recurra.onnx.carried import Carried
+from recurra.errors import ArgumentError, BackendUnavailable, FormatError, RecurraError, ShapeError
 from recurra.tasks import LanguageModel
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is an extra: pip install 'recurra[onnx]'")
@@ -162,20 +161,6 @@ def test_a_kept_call_allocates_no_arrays(tmp_path: Path):
     finally:
         tracemalloc.stop()
     assert most < y.nbytes // 4
-
-
-def test_two_threads_in_one_stream_are_told(tmp_path: Path):
-    model = recurra.onnx.load(recurra.onnx.export(nn.LSTM(3, 4), tmp_path / "layer.onnx").path)
-    stream, streams, x = model.stream(), model.streams(1), np.ones((1, 3), np.float32)
-    for call, stateful in ((stream.push, stream._stateful), (streams.tick, streams._stateful)):
-        assert isinstance(stateful, Carried)
-        expected = call(x)
-        stateful.reset(None)
-        stateful._take()
-        with pytest.raises(StreamInUse, match="a stream is in use by another thread"):
-            call(x)
-        stateful._free.release()
-        assert np.array_equal(call(x), expected)
 
 
 @pytest.mark.parametrize("pool", [nn.Last, nn.Mean])

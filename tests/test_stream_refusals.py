@@ -12,6 +12,7 @@ import recurra
 from recurra import nn, runtime
 from recurra.errors import ArgumentError, FormatError, ShapeError, StreamInUse
 from test_runtime import as_runtime
+from test_streams import FORMS, SIDES
 
 BUILT: dict[str, Callable[[], nn.Layer]] = {
     "stack": lambda: nn.Stack(nn.GRU(8, 64), nn.GRU(64, 8)),
@@ -20,11 +21,11 @@ BUILT: dict[str, Callable[[], nn.Layer]] = {
 }
 
 
-@pytest.mark.parametrize("side", ["torch", "runtime"])
+@pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("name", BUILT)
 def test_a_second_thread_is_refused_before_anything_has_changed(name: str, side: str):
     layer = BUILT[name]().eval()
-    model = layer if side == "torch" else as_runtime(layer)
+    model = FORMS[side](layer)
     stream, other = model.stream(), model.stream()
     x = np.random.default_rng(0).standard_normal((40, 8)).astype(np.float32)
     inside, leave, run = threading.Event(), threading.Event(), stream._stateful.push

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recurra.errors import ArgumentError
-from recurra.streams.checks import IN_USE
 
 if TYPE_CHECKING:
     from recurra.onnx.file_model import Model
@@ -26,6 +24,7 @@ class Carried:
     """
 
     checks_out = True
+    refuses_threads = False
 
     def __init__(self, model: Model, rows: int) -> None:
         self.model, self.rows = model, rows
@@ -34,7 +33,6 @@ class Carried:
         self.input_dtype = model.input_dtype
         self.pools, self.uses_elapsed = model.pools, model.uses_elapsed
         self._states = model.initial_state(rows)
-        self._free = Lock()
         self._steps = 0
         self._kept: _Kept | None = None
 
@@ -43,15 +41,11 @@ class Carried:
         self._check_tokens(x)
         count = len(x)
         _check_fits(y, (1 if self.pools else count, self.output_size), self.dtype, x)
-        self._take()
-        try:
-            if count:
-                result = self._run(x[None], None if elapsed is None else elapsed[None])
-                y[...] = result if self.pools else result[0]
-            elif self.pools:
-                y[...], _ = self.model.nothing(self._states)
-        finally:
-            self._free.release()
+        if count:
+            result = self._run(x[None], None if elapsed is None else elapsed[None])
+            y[...] = result if self.pools else result[0]
+        elif self.pools:
+            y[...], _ = self.model.nothing(self._states)
 
     def tick(self, x: Array, y: Array, rows: Array | None, elapsed: Array | None) -> None:
         """One step of all rows, or of these."""
@@ -59,17 +53,13 @@ class Carried:
         if not len(x):
             return
         x, elapsed = x[:, None], None if elapsed is None else elapsed[:, None]
-        self._take()
-        try:
-            if rows is None:
-                result = self._run(x, elapsed)
-            else:
-                own = [state[rows] for state in self._states]
-                result, after = self.model.run(x, own, elapsed=elapsed)
-                self._put(rows, after)
-            y[...] = result if self.pools else result[:, 0]
-        finally:
-            self._free.release()
+        if rows is None:
+            result = self._run(x, elapsed)
+        else:
+            own = [state[rows] for state in self._states]
+            result, after = self.model.run(x, own, elapsed=elapsed)
+            self._put(rows, after)
+        y[...] = result if self.pools else result[:, 0]
 
     def _run(self, x: Array, elapsed: Array | None) -> Array:
         """Steps of all rows: x (rows, time, features), or tokens (rows, time)."""
@@ -82,11 +72,6 @@ class Carried:
             self._kept = _Kept(self.model, x.shape, self._states)
         result, self._states = self._kept.run(x, elapsed)
         return result
-
-    def _take(self) -> None:
-        """Of two threads only one has the arrays. A context manager would cost a tenth of a small step."""
-        if not self._free.acquire(blocking=False):
-            raise RuntimeError(IN_USE)
 
     def _check_tokens(self, x: Array) -> None:
         if self.input_size is None and x.size and not (x.min() >= 0 and x.max() < self.model.tokens):

@@ -42,9 +42,17 @@ class Alone:
     def __init__(self) -> None:
         self._lock = threading.Lock()
 
-    def __enter__(self) -> None:
+    def take(self) -> None:
+        """Goes within, until `release`: what `with` does, in less time."""
         if not self._lock.acquire(blocking=False):
-            raise shared(RuntimeError(_IN_USE))
+            raise shared(RuntimeError(IN_USE))
+
+    def release(self) -> None:
+        """Leaves."""
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.take()
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.release()

@@ -87,8 +87,11 @@ class Stream:
         return out
 
     def _push_alone(self, x: np.ndarray, y: np.ndarray, elapsed: np.ndarray | None) -> None:
-        with self._alone:
+        self._alone.take()
+        try:
             self._stateful.push(x, y, elapsed)
+        finally:
+            self._alone.release()
 
     def reset(self) -> None:
         """Forgets everything, as a new stream."""
