@@ -42,6 +42,11 @@ _WORK = """GFLOP/s and shares of the peak count the products only: 2 × batch ×
 recurrent matrices, and three times that for a training step (`recurra/bench/work.py`).
 
 """
+_AT_PEAK = """The column "at peak" is what a ratio would be if our products ran at the measured peak and all else took no time:
+where that is less than what is to be reached, no engine reaches it on this machine. [Where the time
+goes](architecture.md#where-the-time-goes) has the parts of a call, and what was tried.
+
+"""
 _LANGUAGE_MODEL = """
 Tiny Shakespeare is trained by commands of its own, three minutes on two cores each, and scored on the last tenth of the
 text, read once in order with the state carried:
@@ -57,7 +62,7 @@ _QUICK = "\n**This was a quick run that only tries the harness: its times mean n
 def render(result: Json) -> str:
     """The report as Markdown."""
     text = _head(result)
-    text += "\n## Figures to reach\n\n" + targets_table(result) + _language_model(result)
+    text += "\n## Figures to reach\n\n" + _AT_PEAK + targets_table(result) + _language_model(result)
     text += "\n## All cases\n\n"
     text += _WORK
     text += _cases_table(result)
@@ -73,7 +78,7 @@ def render(result: Json) -> str:
 def targets_table(result: Json) -> str:
     """The figures to reach, as a table: value, target, met or missed."""
     lines = [_target_line(row) for row in result["targets"]]
-    return _table(("", "measured", "quartiles", "to reach", "against", ""), "lrrrll", lines)
+    return _table(("", "measured", "quartiles", "to reach", "at peak", "against", ""), "lrrrrll", lines)
 
 
 def _target_line(row: Json) -> Sequence[str]:
@@ -83,9 +88,10 @@ def _target_line(row: Json) -> Sequence[str]:
     if row.get("lower_quartile") is not None:
         quartiles = f"{_figure(row['lower_quartile'], '')} to {_figure(row['upper_quartile'], '')}"
     value = "" if row["value"] is None else f"**{_figure(row['value'], unit)}**"
+    at_peak = "" if row.get("at_peak") is None else _figure(row["at_peak"], unit)
     verdict = "" if row["met"] is None else ("met" if row["met"] else "**missed**")
     verdict = "; ".join(filter(None, [verdict, row["note"]]))
-    return row["name"], value, quartiles, wanted, row["against"] or "", verdict
+    return row["name"], value, quartiles, wanted, at_peak, row["against"] or "", verdict
 
 
 def _figure(value: float, unit: str) -> str:
