@@ -15,10 +15,8 @@ from recurra.nn.plain import linear
 from recurra.nn.sequence import valid_steps
 from recurra.nn.small import float_like
 from recurra.nn.state import build_like, restart, state_type
-from recurra.nn.streaming import Carried
+from recurra.streams.memory import ATTENDED, MEMORY
 
-_MEMORY = ("keys", "values", "valid")
-_FIELDS = ("layer", "attentional", "weights", *_MEMORY)
 _STATE_ADVICE = "Begin with layer.attend(memory, lengths), or with layer.initial_state for an empty memory"
 
 
@@ -38,9 +36,11 @@ class AttentionDecoder(Layer):
     (layer, attentional, weights, keys, values, valid), `weights` those of the last step. `initial_state` is that of
     an empty memory, whose context is zero. A row that is reset starts afresh on the same memory.
 
-    It has no `stream()` here, which would begin with an empty memory. `recurra.runtime` has one that takes what
-    `attend` returned: ``model.stream(model.attend(memory))``.
+    On a stream the memory is given once: ``decoder.stream(memory=memory)``. Within another layer it is that layer's
+    `attend` and `stream(memory=...)` which hand the memory to the decoder.
     """
+
+    attends = True
 
     def __init__(self, layer: Layer, attention: Attention) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class AttentionDecoder(Layer):
         self.input_size = layer.input_size - layer.output_size
         self.output_size = layer.output_size
         self.combine = linear(attention.memory_size + layer.output_size, layer.output_size, bias=False)
-        self._state_type = state_type(_FIELDS, kept=_MEMORY)
+        self._state_type = state_type(ATTENDED, kept=MEMORY)
 
     def attend(self, memory: Tensor, lengths: Tensor | None = None) -> State:
         """The state of rows that have read nothing and see this memory (batch, source time, memory_size), valid up to
@@ -136,14 +136,6 @@ class AttentionDecoder(Layer):
         y_t, moving = self._read(x_t, tuple(state[:3]), memory)
         return y_t, self._state_type(*moving, *state[3:])
 
-    def _carried(self, rows: int) -> Carried:
-        raise ArgumentError(
-            "a stream of AttentionDecoder has no memory to attend to",
-            expected="a state of layer.attend(memory, lengths)",
-            advice="Go on from one with layer.step; or save the layer, and write model.stream(model.attend(memory)) "
-            "with model = recurra.runtime.load(folder)",
-        )
-
     def _read(self, x_t: Tensor, moving: State, memory: AttendedMemory) -> tuple[Tensor, State]:
         inner, attentional, _ = moving
         query, inner = self.layer.step(torch.cat((x_t, attentional), dim=-1), inner)
@@ -154,7 +146,7 @@ class AttentionDecoder(Layer):
     def _memory(self, state: Any, batch: int) -> AttendedMemory:
         """The memory within a state, once the state fits."""
         if type(state) is not self._state_type:
-            checks.check_structure(state, self._state_type, len(_FIELDS))
+            checks.check_structure(state, self._state_type, len(ATTENDED))
         source = state.valid.shape[-1] if isinstance(state.valid, Tensor) else 0
         widths = {
             "attentional": self.output_size,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from recurra.errors import ArgumentError
 from recurra.nn.state import State as State
-from recurra.nn.streaming import Carried
+from recurra.nn.streaming import Carried, memory_readers
 from recurra.streams import Stream, Streams
-from recurra.streams.checks import check_stream_count
+from recurra.streams.checks import check_memory_wanted, check_stream_count
+from recurra.streams.memory import with_attended
 
 
 class Layer(nn.Module, ABC):
@@ -28,6 +31,8 @@ class Layer(nn.Module, ABC):
     """Whether the layer puts out one vector a row, (batch, output_size), instead of one a step."""
     uses_elapsed: bool = False
     """Whether the layer needs the time between steps."""
+    attends: bool = False
+    """Whether the layer itself attends to a memory in its state."""
     seeded: bool = False
     """Whether training draws random numbers that follow from the state, so that equal calls give equal results."""
     lawless_in_training: str = ""
@@ -62,19 +67,36 @@ class Layer(nn.Module, ABC):
     def initial_state(self, batch: int) -> State:
         """The state of `batch` rows that have seen nothing, with the dtype and device of the parameters."""
 
-    def stream(self) -> Stream:
+    def attend(self, memory: Tensor, lengths: Tensor | None = None) -> State:
+        """The state of rows that have read nothing, in which every AttentionDecoder within the layer sees this memory
+        (batch, source time, memory_size), valid up to `lengths` (batch,). Raises ArgumentError where there is no
+        decoder, ShapeError for a memory that does not fit."""
+        readers = list(memory_readers(self))
+        if not readers:
+            raise ArgumentError(f"{type(self).__name__} attends to no memory", expected="an AttentionDecoder within it")
+        begins = [reader.attend(memory, lengths) for reader in readers]
+        return with_attended(self.initial_state(len(memory)), iter(begins))
+
+    def stream(self, *, memory: Any = None) -> Stream:
         """The layer on a stream, which takes pieces of any size: `push`, `snapshot`, `restore`, `fork`, `reset`.
 
-        numpy goes in and out, and nothing has a gradient. Raises ArgumentError for a layer that needs the future or is
-        in training. A stream belongs to one thread at a time. `recurra.runtime` has the same, in microseconds a step.
+        `memory` (source time, memory_size), a numpy array, is what every AttentionDecoder within the layer attends to,
+        also after a reset. numpy goes in and out, and nothing has a gradient. Raises ArgumentError for a layer that
+        needs the future or is in training, and for a memory that is missing or not read; ShapeError for one that does
+        not fit. A stream belongs to one thread at a time. `recurra.runtime` has the same, in microseconds a step.
         """
-        return Stream(self._carried(1))
+        carried = self._carried(1)
+        check_memory_wanted(memory, wanted=any(memory_readers(self)), name=type(self).__name__)
+        return Stream(carried if memory is None else carried.attending(np.asarray(memory)[None], None))
 
-    def streams(self, rows: int) -> Streams:
-        """So many streams of the layer, stepped as one batch. Raises ArgumentError as `stream` does, and for another
+    def streams(self, rows: int, *, memory: Any = None, memory_lengths: Any = None) -> Streams:
+        """So many streams of the layer, stepped as one batch, each row on its own `memory` (rows, source time,
+        memory_size), valid up to `memory_lengths` (rows,). Raises as `stream` does, and ArgumentError for another
         number of rows than 1 to 2**24."""
         check_stream_count(rows)
-        return Streams(self._carried(rows))
+        carried = self._carried(rows)
+        check_memory_wanted(memory, wanted=any(memory_readers(self)), name=type(self).__name__)
+        return Streams(carried if memory is None else carried.attending(memory, memory_lengths))
 
     def _carried(self, rows: int) -> Carried:
         if not self.causal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from recurra.errors import ArgumentError
 from recurra.nn.state import build_like, like_of, map_state, state_tensors
 from recurra.program import Program
 from recurra.storage import checksum_of, fingerprint
+from recurra.streams.checks import check_memory, check_memory_lengths
+from recurra.streams.memory import begun_again
 
 
 def checksum(weights: Mapping[str, Tensor]) -> str:
@@ -33,6 +35,17 @@ def identity(model: nn.Module) -> bytes:
     found = [(name, getattr(module, "program", None)) for name, module in model.named_modules()]
     programs = [(name, program.json) for name, program in found if isinstance(program, Program)]
     return fingerprint(checksum(model.state_dict()), programs)
+
+
+def memory_readers(module: nn.Module) -> Iterator[Any]:
+    """The attention decoders within a layer, or the layer itself, in the order of their states; none of those within a
+    decoder."""
+    if getattr(module, "attends", False):
+        yield module
+    else:
+        # children() would leave out one that stands there twice
+        for child in filter(None, module._modules.values()):
+            yield from memory_readers(child)
 
 
 class Carried:
@@ -64,6 +77,15 @@ class Carried:
         self.pools = getattr(model, "pools", False)
         self.uses_elapsed = getattr(model, "uses_elapsed", False)
         self._state = model.initial_state(rows)
+
+    @torch.no_grad()
+    def attending(self, memory: Any, lengths: Any) -> Carried:
+        """These rows, begun on a memory (rows, source time, memory_size). Raises ShapeError where it does not fit."""
+        size = next(memory_readers(self.model)).attention.memory_size
+        given = check_memory(memory, self.rows, size, self.dtype)
+        valid = torch.from_numpy(check_memory_lengths(lengths, self.rows, given.shape[1])).to(self._like.device)
+        self._state = self.model.attend(self._tensor(given), valid)
+        return self
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         # torch does not know read-only arrays
@@ -101,11 +123,13 @@ class Carried:
         self._state = _zip_states(lambda s, v: s.index_copy(0, index, v), self._state, values)
 
     def reset(self, rows: np.ndarray | None) -> None:
-        """All rows, or these, are as if they had seen nothing."""
+        """All rows, or these, are as if they had seen nothing but their memory."""
         if rows is None:
-            self._state = self.model.initial_state(self.rows)
+            self._state = begun_again(self._state, self.model.initial_state(self.rows), torch.zeros_like)
         else:
-            self._put(torch.from_numpy(rows).to(self._like.device), self.model.initial_state(len(rows)))
+            index = torch.from_numpy(rows).to(self._like.device)
+            own = map_state(lambda s: s[index], self._state)
+            self._put(index, begun_again(own, self.model.initial_state(len(rows)), torch.zeros_like))
 
     def read(self) -> list[np.ndarray]:
         """Copies of all states."""

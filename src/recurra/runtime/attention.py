@@ -11,11 +11,9 @@ from recurra.errors import ShapeError
 from recurra.runtime.layer import Layer
 from recurra.runtime.plain import Parts, Plain, by_heads, masked_softmax
 from recurra.runtime.rows import Rows
-from recurra.runtime.state import State, check_state, choose, restart, state_type
+from recurra.runtime.state import State, choose, restart, state_type
 from recurra.runtime.weights import Linear, Weights
-
-_MEMORY = ("keys", "values", "valid")
-_FIELDS = ("layer", "attentional", "weights", *_MEMORY)
+from recurra.streams.memory import ATTENDED, MEMORY
 
 
 class WindowAttention(Plain):
@@ -90,16 +88,19 @@ def multiplicative(weights: Weights, *, query_size: int, memory_size: int, score
 class AttentionDecoder(Layer):
     """As `recurra.nn.AttentionDecoder`: `attend` begins a sequence over a memory."""
 
+    attends = True
+
     def __init__(self, layer: Layer, attention: Attention, weights: Weights) -> None:
         self.layer = layer
         self.attention = attention
+        self.memory_size = attention.memory_size
         self.dtype = layer.dtype
         self.input_size = layer.input_size - layer.output_size
         self.output_size = layer.output_size
         self._combine = Linear(
             weights.of("combine"), attention.memory_size + layer.output_size, layer.output_size, bias=False
         )
-        self._state_type = state_type(_FIELDS, kept=_MEMORY)
+        self._state_type = state_type(ATTENDED, kept=MEMORY)
 
     def attend(self, memory: np.ndarray, lengths: Any = None) -> State:
         """The state of rows that have read nothing and see this memory (batch, source time, memory_size), valid up to
@@ -126,10 +127,6 @@ class AttentionDecoder(Layer):
 
     def initial_state(self, batch: int) -> State:
         return self.attend(np.zeros((batch, 0, self.attention.memory_size), self.dtype))
-
-    def check_state(self, state: State, batch: int) -> None:
-        time = np.shape(getattr(state, "valid", np.zeros((0, 0))))[-1]
-        check_state(state, self.attend(np.zeros((batch, time, self.attention.memory_size), self.dtype)))
 
     def run(self, x: np.ndarray, state: State, rows: Rows) -> tuple[np.ndarray, State]:
         batch, time = x.shape[:2]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,8 @@ from recurra.runtime import checks
 from recurra.runtime.rows import Rows
 from recurra.runtime.state import State, arrays_of, check_state, from_arrays, map_state
 from recurra.streams import Stateful, Stream, Streams
-from recurra.streams.checks import check_stream_count
+from recurra.streams.checks import check_memory, check_memory_lengths, check_memory_wanted, check_stream_count
+from recurra.streams.memory import attended_parts, begun_again, with_attended
 
 
 class Layer(ABC):
@@ -31,6 +32,10 @@ class Layer(ABC):
     causal = True
     pools = False
     uses_elapsed = False
+    attends = False
+    """Whether the layer itself attends to a memory in its state."""
+    memory_size = 0
+    """How many columns that memory has."""
     tokens: int | None = None
     """How many tokens there are, where x holds tokens and not features."""
     identity: Callable[[], bytes] = staticmethod(lambda: bytes(32))
@@ -89,25 +94,65 @@ class Layer(ABC):
         return self.advance(x_t, state, checks.check_times(elapsed, (x_t.shape[0],), None, self))
 
     def check_state(self, state: State, batch: int) -> None:
-        """Raises ShapeError unless the state is one of so many rows."""
-        check_state(state, self.initial_state(batch))
+        """Raises ShapeError unless the state is one of so many rows; its memories may have any length."""
+        like, readers, held = self.initial_state(batch), list(memory_readers(self)), list(attended_parts(state))
+        if readers and len(readers) == len(held):
+            times = [np.shape(part.valid)[-1] if np.ndim(part.valid) else 0 for part in held]
+            empty = (
+                reader.attend(np.zeros((batch, time, reader.memory_size), self.dtype))
+                for reader, time in zip(readers, times, strict=True)
+            )
+            like = with_attended(like, empty)
+        check_state(state, like)
 
-    def stream(self, state: State | None = None) -> Stream:
-        """A stream that begins now, or goes on from a state of one row. Raises ArgumentError when the model needs the
-        future."""
+    def attend(self, memory: np.ndarray, lengths: Any = None) -> State:
+        """The state of rows that have read nothing, in which every attention decoder within the model sees this memory
+        (batch, source time, memory_size), valid up to `lengths` (batch,). Raises ArgumentError where there is no
+        decoder, ShapeError for a memory that does not fit."""
+        readers = list(memory_readers(self))
+        if not readers:
+            raise ArgumentError("the model attends to no memory", expected="an AttentionDecoder within it")
+        begins = [reader.attend(memory, lengths) for reader in readers]
+        return with_attended(self.initial_state(len(memory)), iter(begins))
+
+    def stream(self, state: State | None = None, *, memory: Any = None) -> Stream:
+        """A stream that begins now, or goes on from a state of one row.
+
+        `memory` (source time, memory_size) is what every attention decoder within the model attends to, also after a
+        reset. Raises ArgumentError when the model needs the future, and for a memory that is missing or not read;
+        ShapeError for a state or memory that does not fit.
+        """
         self._check_causal("stream")
-        if state is not None:
+        if state is None:
+            state = self._attended(1, None if memory is None else np.asarray(memory)[None], None)
+        elif memory is not None:
+            raise ArgumentError("both a state and a memory are given", expected="one", advice="The state has a memory")
+        else:
             self.check_state(state, 1)
         stateful = self.stateful(1)
         if state is not None:
             stateful.write(arrays_of(state))
         return Stream(stateful)
 
-    def streams(self, rows: int) -> Streams:
-        """So many streams, stepped as one batch. Raises ArgumentError when the model needs the future."""
+    def streams(self, rows: int, *, memory: Any = None, memory_lengths: Any = None) -> Streams:
+        """So many streams, stepped as one batch, each row on its own `memory` (rows, source time, memory_size), valid
+        up to `memory_lengths` (rows,). Raises as `stream` does."""
         self._check_causal("stream")
         check_stream_count(rows)
-        return Streams(self.stateful(rows))
+        state = self._attended(rows, memory, memory_lengths)
+        stateful = self.stateful(rows)
+        if state is not None:
+            stateful.write(arrays_of(state))
+        return Streams(stateful)
+
+    def _attended(self, rows: int, memory: Any, lengths: Any) -> State | None:
+        """The state of so many rows on a memory, where the model attends to one."""
+        reader = next(memory_readers(self), None)
+        check_memory_wanted(memory, wanted=reader is not None, name="the model")
+        if reader is None:
+            return None
+        memory = check_memory(memory, rows, reader.memory_size, self.dtype)
+        return self.attend(memory, check_memory_lengths(lengths, rows, memory.shape[1]))
 
     def stateful(self, rows: int) -> Stateful:
         """Rows that carry their states, in arrays that are used again where the layer can do that."""
@@ -118,6 +163,18 @@ class Layer(ABC):
             raise ArgumentError(
                 f"the model cannot {what}", expected="whole sequences", advice="It reads backwards, from the future"
             )
+
+
+def memory_readers(layer: Layer) -> Iterator[Layer]:
+    """The attention decoders within a layer, or the layer itself, in the order of their states; none of those within a
+    decoder."""
+    if layer.attends:
+        yield layer
+        return
+    for part in vars(layer).values():
+        for one in part if isinstance(part, tuple) else (part,):
+            if isinstance(one, Layer):
+                yield from memory_readers(one)
 
 
 class Carried:
@@ -166,11 +223,12 @@ class Carried:
         self._state = map_state(put, self._state, values)
 
     def reset(self, rows: np.ndarray | None) -> None:
-        """All rows, or these, are as if they had seen nothing."""
+        """All rows, or these, are as if they had seen nothing but their memory."""
         if rows is None:
-            self._state = self.layer.initial_state(self.rows)
+            self._state = begun_again(self._state, self.layer.initial_state(self.rows), np.zeros_like)
         else:
-            self._put(rows, self.layer.initial_state(len(rows)))
+            own = map_state(lambda s: s[rows], self._state)
+            self._put(rows, begun_again(own, self.layer.initial_state(len(rows)), np.zeros_like))
 
     def read(self) -> list[np.ndarray]:
         """Copies of all states."""

@@ -26,6 +26,42 @@ def check_stream_count(rows: Any) -> None:
         )
 
 
+def check_memory_wanted(memory: Any, *, wanted: bool, name: str) -> None:
+    """Raises ArgumentError unless there is a memory where the model attends to one, and none where it does not."""
+    if wanted and memory is None:
+        raise ArgumentError(
+            f"{name} attends to a memory, and none is given",
+            expected="a memory, which stays",
+            advice="Write stream(memory=...), (source time, memory_size), or streams(rows, memory=...)",
+        )
+    if memory is not None and not wanted:
+        raise ArgumentError(f"memory is given, and {name} attends to none", expected="no memory")
+
+
+def check_memory(memory: Any, rows: int, size: int, dtype: np.dtype) -> np.ndarray:
+    """A memory of all rows (rows, source time, memory_size), of the dtype of the model."""
+    memory = np.asarray(memory)
+    if memory.ndim != 3 or memory.shape[0] != rows or memory.shape[2] != size or memory.dtype != dtype:
+        # one row is given without its batch
+        got, wanted = (memory.shape[1:], "") if rows == 1 and memory.ndim else (memory.shape, f"{rows}, ")
+        raise ShapeError(
+            f"memory has shape {got} of {memory.dtype}", expected=f"({wanted}source time, {size}) of {dtype}"
+        )
+    return memory
+
+
+def check_memory_lengths(lengths: Any, rows: int, time: int) -> np.ndarray:
+    """How much of each row's memory is valid, (rows,); None for all."""
+    found = np.full(rows, time) if lengths is None else np.asarray(lengths)
+    if found.shape != (rows,) or found.dtype.kind not in "iu":
+        raise ShapeError(
+            f"memory_lengths has shape {found.shape} of {found.dtype}", expected=f"whole numbers, ({rows},)"
+        )
+    if found.size and not (0 <= found.min() and found.max() <= time):
+        raise ArgumentError(f"memory_lengths holds {found.min()} to {found.max()}", expected=f"0 to {time}")
+    return found.astype(np.int64)
+
+
 def shared(error: RuntimeError) -> RuntimeError:
     """What to raise for an error of a stream: `StreamInUse` where two threads were in calls of it."""
     if IN_USE not in str(error):

@@ -84,7 +84,8 @@ class Streams:
         return Stream(other)
 
     def put(self, row: int, stream: Stream) -> None:
-        """A row goes on from where a stream of the same model is. Raises ArgumentError for one of another model."""
+        """A row goes on from where a stream of the same model is. Raises ArgumentError for one of another model, and
+        ShapeError for one whose memory is of another length."""
         number = int(check_rows([row], self._stateful.rows)[0])
         if not isinstance(stream, Stream):
             raise ArgumentError(
@@ -95,8 +96,14 @@ class Streams:
         if stream._stateful.fingerprint() != self._stateful.fingerprint():
             raise ArgumentError("the stream is of another model", expected="one of this model")
         with self._alone, stream._alone:
-            states = self._stateful.read()
-            for state, of_stream in zip(states, stream._stateful.read(), strict=True):
+            states, given = self._stateful.read(), stream._stateful.read()
+            if any(state.shape[1] != of_stream.shape[1] for state, of_stream in zip(states, given, strict=True)):
+                raise ShapeError(
+                    "the memory of the stream is of another length",
+                    expected="one as long as those of the rows",
+                    advice="Fill it up, and say how much of it is valid: streams(rows, memory=..., memory_lengths=...)",
+                )
+            for state, of_stream in zip(states, given, strict=True):
                 state[number] = of_stream[0]
             self._stateful.write(states)
 
