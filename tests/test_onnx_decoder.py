@@ -11,8 +11,10 @@ from onnx_models import onnx
 from recurra import nn
 from recurra.errors import ArgumentError
 from recurra.nn.state import state_tensors
+from recurra.runtime.state import arrays_of
 from recurra.testing import check_laws
 from test_onnx_export import session
+from test_runtime import as_runtime
 
 ATTENTIONS = {
     "additive": lambda: nn.AdditiveAttention(4, 3, 5),
@@ -93,8 +95,48 @@ def test_optional_inputs_share_no_size(tmp_path: Path):
 
 
 def test_where_a_decoder_has_no_form_it_says_so(tmp_path: Path):
-    with pytest.raises(ArgumentError, match="an AttentionDecoder within another layer has no form in ONNX"):
-        recurra.onnx.export(nn.Stack(decoder("dot"), nn.GRU(4, 3)), tmp_path / "layer.onnx")
-    path = recurra.onnx.export(decoder("dot"), tmp_path / "decoder.onnx").path
-    with pytest.raises(ArgumentError, match="the model reads a memory, which a stream does not hand over"):
-        recurra.onnx.load(path)
+    within = nn.AttentionDecoder(nn.Stack(nn.GRU(6, 2), decoder("dot")), nn.AdditiveAttention(4, 4, 5))
+    with pytest.raises(ArgumentError, match="an AttentionDecoder within another one has no form in ONNX"):
+        recurra.onnx.export(nn.Residual(nn.Stack(within, nn.GRU(4, 2))), tmp_path / "layer.onnx")
+    both = nn.Stack(decoder("dot"), nn.GRU(4, 2), decoder("general"))
+    with pytest.raises(ArgumentError, match="attend to memories of 3 and 4 columns have no form in ONNX together"):
+        recurra.onnx.export(both, tmp_path / "layer.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+WITHIN = {
+    "stack": lambda: nn.Stack(nn.GRU(3, 2), decoder("additive"), nn.LSTM(4, 3)),
+    "twice": lambda: nn.Stack(nn.Residual(nn.Stack(decoder("general"), nn.GRU(4, 2))), decoder("additive")),
+    "last": lambda: nn.Last(nn.Dropout(decoder("general"), 0.5)),
+    "mean": lambda: nn.Mean(nn.Stack(nn.GRU(3, 2), decoder("additive"))),
+    "both ways": lambda: nn.Bidirectional(nn.Reversed(decoder("general")), nn.Stack(nn.GRU(2, 2), decoder("additive"))),
+    "weight dropout": lambda: nn.WeightDropout(nn.Stack(nn.GRU(3, 2), decoder("general")), 0.5),
+}
+
+
+@pytest.mark.parametrize("with_reset", [False, True])
+@pytest.mark.parametrize("name", WITHIN)
+def test_decoders_within_other_layers(name: str, with_reset: bool, tmp_path: Path):
+    layer = WITHIN[name]().double().eval()
+    exported = recurra.onnx.export(layer, tmp_path / "layer.onnx", with_reset=with_reset)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 6, layer.input_size, generator=generator).double()
+    memory, source = torch.randn(3, 5, 3, generator=generator).double(), torch.tensor([5, 0, 2])
+    lengths, reset = torch.tensor([6, 2, 5]), torch.rand(3, 6, generator=generator) < 0.4
+    reset = reset if with_reset else None
+    state = layer.attend(memory, source)
+    y, after = layer(x, state, lengths=lengths, reset=reset)
+    given = {"x": x, "memory": memory, "memory_lengths": source, "lengths": lengths}
+    given |= {} if reset is None else {"reset": reset}
+    found = session(exported.path).run(None, {key: value.numpy() for key, value in given.items()})
+    # the runtime attends to the same memory, and takes the states as they come
+    model = as_runtime(layer)
+    begin = model.attend(memory.numpy(), source.numpy())
+    flags = None if reset is None else reset.numpy()
+    got, following = model(x.numpy(), begin, lengths=lengths.numpy(), reset=flags)
+    for own, theirs, wanted in zip(found, [got, *arrays_of(following)], [y, *state_tensors(after)], strict=True):
+        np.testing.assert_allclose(own, wanted.detach(), atol=1e-10)
+        np.testing.assert_allclose(theirs, wanted.detach(), atol=1e-10)
+    if not with_reset:
+        again, _ = layer(x, after)
+        np.testing.assert_allclose(model(x.numpy(), following)[0], again.detach(), atol=1e-10)

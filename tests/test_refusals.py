@@ -229,7 +229,7 @@ def test_the_slow_path_is_said_once(monkeypatch, caplog):
 def test_a_decoder_without_a_memory(tmp_path):
     layer = nn.AttentionDecoder(nn.GRU(2 + 3, 3), nn.AdditiveAttention(3, 4, 5)).eval()
     for begin in (layer.stream, lambda: layer.streams(2)):
-        with pytest.raises(ArgumentError, match=r"no memory to attend to.*model.stream\(model.attend\(memory\)\)"):
+        with pytest.raises(ArgumentError, match=r"attends to a memory, and none is given.*stream\(memory=...\)"):
             begin()
     save_layer(layer, tmp_path)
     model = runtime.load(tmp_path)

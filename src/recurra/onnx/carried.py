@@ -82,11 +82,9 @@ class Carried:
             state[rows] = value
 
     def reset(self, rows: Array | None) -> None:
-        """All rows, or these, are as if they had seen nothing."""
-        if rows is None:
-            self._put(slice(None), self.model.initial_state(self.rows))
-        else:
-            self._put(rows, self.model.initial_state(len(rows)))
+        """All rows, or these, are as if they had seen nothing but their memory."""
+        which = slice(None) if rows is None else rows
+        self._put(which, self.model.begun_again([state[which] for state in self._states]))
 
     def read(self) -> list[Array]:
         """Copies of all states."""

@@ -16,8 +16,8 @@ from recurra.onnx.graph_builder import GraphBuilder
 from recurra.onnx.program_graph import Signals, run_steps
 from recurra.onnx.state_names import afresh, flattened, nested_as
 
-NESTED = "an AttentionDecoder within another layer has no form in ONNX: its memory is an input of the whole file"
-"""Why it must be the outermost layer."""
+NESTED = "an AttentionDecoder within another one has no form in ONNX: only the outer one is handed the memory"
+"""Why one must not stand within another."""
 
 WriteLayer = Callable[[GraphBuilder, Any, str, Any, Signals], tuple[str, Any]]
 
@@ -28,7 +28,7 @@ def write_decoder(
     """Luong et al. (2015), equation 5 and section 3.3. The memory of the graph's input is put behind that which the
     state has. Raises ArgumentError in a graph without one."""
     if signals.memory is None:
-        raise ArgumentError(NESTED, advice="Export the decoder, and what stands around it as embedding and heads")
+        raise ArgumentError(NESTED, advice="Put them side by side, as in Stack")
     inner, attentional, weights, keys, values, valid = state
     keys, values = _memory(builder, layer.attention, (keys, values, valid), signals.memory, signals)
     present = builder.cast(signals.memory[1])

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recurra.errors import ArgumentError
-from recurra.nn import AttentionDecoder, Layer, State
+from recurra.nn import Layer, State
 from recurra.nn.state import state_tensors
-from recurra.nn.streaming import identity
+from recurra.nn.streaming import identity, memory_readers
 from recurra.onnx.graph_builder import GraphBuilder
-from recurra.onnx.layer_graph import write_layer
+from recurra.onnx.layer_graph import refusal, write_layer
 from recurra.onnx.packages import require
 from recurra.onnx.parity import compare
 from recurra.onnx.parts import HasParts, Parts
@@ -55,8 +55,8 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
     each value of the next state. Batch and time are free. Cells that are exactly ONNX's LSTM, GRU or RNN become those
     operators in single precision; all others a Scan over their equations.
 
-    An AttentionDecoder, which must be the outermost layer, reads two inputs more, to be given or left out: ``memory``
-    (batch, source time, memory_size) and ``memory_lengths`` (batch,). What is given stands behind the memory that the
+    With AttentionDecoders in it the file has two inputs more, to be given or left out: ``memory`` (batch, source time,
+    memory_size) and ``memory_lengths`` (batch,). All decoders read it. What is given stands behind the memory that the
     state has, so it is given in the first call.
 
     With `with_reset` the file has one input more, ``reset`` (batch, time), booleans, which may be left out: where true,
@@ -81,6 +81,8 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
     target = Path(path)
     layers = parts.layers
     around = [weight for weight in (parts.embedding, *(head for head, _ in parts.heads)) if weight is not None]
+    if reason := refusal(layers):
+        raise ArgumentError(reason, advice="Layers of other classes run in torch and in recurra.runtime")
     kinds = {value.dtype for value in (*layers.buffers(), *around)} & {torch.int8, torch.bfloat16}
     if kinds:
         kind = str(kinds.pop()).removeprefix("torch.")
@@ -112,6 +114,7 @@ class _Graph:
 
     def __init__(self, parts: Parts, with_reset: bool) -> None:
         self.parts, self.with_reset = parts, with_reset
+        self._memory_size = next((one.attention.memory_size for one in memory_readers(parts.layers)), None)
         dtype = _dtype(parts)
         self.builder = builder = GraphBuilder(dtype)
         self._onnx = require("onnx")
@@ -144,8 +147,7 @@ class _Graph:
         batch, time = builder.size(source, 0), builder.size(source, 1)
         lengths, valid = self._valid("lengths", batch, time)
         elapsed = "elapsed" if self.parts.layers.uses_elapsed else None
-        layers = self.parts.layers
-        memory = self._memory(layers, batch) if isinstance(layers, AttentionDecoder) else None
+        memory = None if self._memory_size is None else self._memory(self._memory_size, batch)
         wide = builder.whole(2)
         reset = builder.op("Unsqueeze", builder.op("And", valid, "reset"), wide) if self.with_reset else None
         return Signals(batch, lengths, builder.op("Unsqueeze", valid, wide), elapsed, reset, memory)
@@ -159,10 +161,10 @@ class _Graph:
         steps = builder.op("Range", builder.array(np.array(0)), scalar, builder.array(np.array(1)))
         return ends, builder.op("Less", steps, builder.op("Unsqueeze", ends, builder.whole(1)))
 
-    def _memory(self, decoder: AttentionDecoder, batch: str) -> tuple[str, str]:
-        """The memory of a decoder for all rows, and which of its steps are valid (batch, source time)."""
+    def _memory(self, size: int, batch: str) -> tuple[str, str]:
+        """The memory of decoders for all rows, and which of its steps are valid (batch, source time)."""
         time = self.builder.size("memory", 1)
-        memory = self.builder.expand("memory", batch, time, decoder.attention.memory_size)
+        memory = self.builder.expand("memory", batch, time, size)
         return memory, self._valid("memory_lengths", batch, time)[1]
 
     def _finish(self, source: str, target: str, initial: State, columns: Sequence[int]) -> Any:
@@ -179,11 +181,10 @@ class _Graph:
         if self.with_reset:
             inputs.append(info("reset", self._onnx.TensorProto.BOOL, ["reset.rows", "reset.steps"]))
             optional["reset"] = np.zeros((1, 1), np.bool_)
-        if isinstance(layers, AttentionDecoder):
-            size = layers.attention.memory_size
-            inputs.append(info("memory", kind, ["memory.rows", "memory.steps", size]))
+        if self._memory_size is not None:
+            inputs.append(info("memory", kind, ["memory.rows", "memory.steps", self._memory_size]))
             inputs.append(info("memory_lengths", whole, ["memory_lengths.rows"]))
-            optional |= {"memory": np.zeros((1, 0, size), builder.dtype), "memory_lengths": _NO_LENGTH}
+            optional |= {"memory": np.zeros((1, 0, self._memory_size), builder.dtype), "memory_lengths": _NO_LENGTH}
         size = self.parts.heads[-1][0].shape[0] if self.parts.heads else layers.output_size
         outputs = [info(target, kind, ["batch", *([] if layers.pools else ["time"]), size])]
         for own, following, tensor, n in zip(

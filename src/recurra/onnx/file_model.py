@@ -13,7 +13,8 @@ from recurra.errors import ArgumentError, FormatError
 from recurra.onnx.carried import Carried
 from recurra.onnx.sessions import Binding, run_session
 from recurra.streams import Stream, Streams
-from recurra.streams.checks import check_stream_count
+from recurra.streams.checks import check_memory, check_memory_lengths, check_memory_wanted, check_stream_count
+from recurra.streams.memory import MEMORY
 
 Array = NDArray[Any]
 
@@ -48,12 +49,6 @@ class Model:
                 expected="a file that recurra wrote",
                 advice=_ADVICE,
             )
-        if "memory" in optional:
-            raise ArgumentError(
-                "the model reads a memory, which a stream does not hand over",
-                expected="a file without one",
-                advice="Run it with onnxruntime: memory is an input, the states are inputs and outputs",
-            )
         result = outputs[self._outputs[0]]
         if result.type not in _DTYPES:
             raise FormatError(f"the file puts out {result.type}", expected=" or ".join(_DTYPES), advice=_ADVICE)
@@ -65,24 +60,42 @@ class Model:
         self.output_size = _columns(result, 2 if self.pools else 3)
         self.uses_elapsed = "elapsed" in needed
         self.tokens = _number(self.about, "tokens") if source == "tokens" else 0
+        self.memory_size = _columns(optional["memory"], 3) if "memory" in optional else None
         self._identity = _identity(self.about, content)
-        self._initial = self._begin([_columns(optional[own], 2) for own, _ in self.states])
+        self._initial = self._begin([self._state_columns(optional[own]) for own, _ in self.states])
 
-    def stream(self) -> Stream:
-        """A stream that begins now. Raises ArgumentError when the model needs the future."""
-        return Stream(self._carried(1))
+    def stream(self, *, memory: Any = None) -> Stream:
+        """A stream that begins now; a model with attention decoders attends to `memory` (source time, memory_size),
+        also after a reset. Raises ArgumentError when the model needs the future, and for a memory that is missing or
+        not read; ShapeError for one that does not fit."""
+        return Stream(self._carried(1, None if memory is None else np.asarray(memory)[None], None))
 
-    def streams(self, rows: int) -> Streams:
-        """So many streams, stepped as one batch. Raises ArgumentError when the model needs the future."""
+    def streams(self, rows: int, *, memory: Any = None, memory_lengths: Any = None) -> Streams:
+        """So many streams, stepped as one batch, each row on its own `memory` (rows, source time, memory_size), valid
+        up to `memory_lengths` (rows,). Raises as `stream` does."""
         check_stream_count(rows)
-        return Streams(self._carried(rows))
+        return Streams(self._carried(rows, memory, memory_lengths))
 
     def initial_state(self, rows: int) -> list[Array]:
-        """Each value of the state (rows, columns) of rows that have seen nothing."""
+        """Each value of the state (rows, columns) of rows that have seen nothing, not even a memory."""
         return [np.repeat(one, rows, axis=0) for one in self._initial]
 
+    def begun_again(self, states: Sequence[Array]) -> list[Array]:
+        """The states of rows that have seen nothing but the memory in these."""
+        fresh = self.initial_state(len(states[0])) if states else []
+        return [
+            (held if _is_memory(own) else np.zeros_like(held)) if held.shape[1] != first.shape[1] else first
+            for (own, _), held, first in zip(self.states, states, fresh, strict=True)
+        ]
+
     def run(
-        self, x: Array, states: Sequence[Array] | None, *, elapsed: Array | None = None, lengths: Array | None = None
+        self,
+        x: Array,
+        states: Sequence[Array] | None,
+        *,
+        elapsed: Array | None = None,
+        lengths: Array | None = None,
+        memory: tuple[Array, Array] | None = None,
     ) -> tuple[Array, list[Array]]:
         """A batch of sequences of one step or more: x (batch, time, input_size), or tokens (batch, time), and the
         other inputs of the file; without states from the beginning. Returns y and each value of the next state."""
@@ -93,6 +106,8 @@ class Model:
             given["elapsed"] = np.ascontiguousarray(elapsed)
         if lengths is not None:
             given["lengths"] = lengths
+        if memory is not None:
+            given["memory"], given["memory_lengths"] = memory
         y, *after = run_session(self._session, [*self._outputs, *(name for _, name in self.states)], given)
         return y, after
 
@@ -108,31 +123,44 @@ class Model:
                 inputs[own], outputs[following] = before, value
         return Binding(self._session, inputs, outputs)
 
-    def nothing(self, states: Sequence[Array] | None) -> tuple[Array, list[Array]]:
-        """What `run` gives for one row of no steps, which the kernels of ONNX Runtime do not bear: one of padding."""
-        shape = (1, 1) if self.input_size is None else (1, 1, self.input_size)
+    def nothing(
+        self, states: Sequence[Array] | None, *, rows: int = 1, memory: tuple[Array, Array] | None = None
+    ) -> tuple[Array, list[Array]]:
+        """What `run` gives for rows of no steps, which the kernels of ONNX Runtime do not bear: one of padding."""
+        shape = (rows, 1) if self.input_size is None else (rows, 1, self.input_size)
         x = np.zeros(shape, self.input_dtype)
-        elapsed = np.ones((1, 1), self.dtype) if self.uses_elapsed else None
-        return self.run(x, states, elapsed=elapsed, lengths=np.zeros(1, np.int64))
+        elapsed = np.ones((rows, 1), self.dtype) if self.uses_elapsed else None
+        return self.run(x, states, elapsed=elapsed, lengths=np.zeros(rows, np.int64), memory=memory)
 
     def fingerprint(self) -> bytes:
         """32 bytes that tell the model from others: those of the model in torch, where it was exported whole."""
         return self._identity
 
-    def _begin(self, columns: Sequence[int]) -> list[Array]:
+    def _state_columns(self, info: Any) -> int | None:
+        """How many columns a value of the state has; None where that depends on the memory."""
+        free = len(info.shape) == 2 and isinstance(info.shape[1], str)
+        return None if free and self.memory_size is not None else _columns(info, 2)
+
+    def _begin(self, columns: Sequence[int | None]) -> list[Array]:
         # the file has it, where no session shows it; a row without a step hands it on
         _, found = self.nothing(None)
         for (name, _), value, size in zip(self.states, found, columns, strict=True):
-            if value.shape != (1, size) or value.dtype != self.dtype:
+            if value.shape != (1, size or 0) or value.dtype != self.dtype:
                 raise FormatError(f"{name} begins as {value.shape} of {value.dtype}", expected=f"(1, {size})")
         return found
 
-    def _carried(self, rows: int) -> Carried:
+    def _carried(self, rows: int, memory: Any, lengths: Any) -> Carried:
         if self.about.get("causal") != "yes":
             raise ArgumentError(
                 "the model cannot stream", expected="whole sequences", advice="It reads backwards, from the future"
             )
-        return Carried(self, rows)
+        check_memory_wanted(memory, wanted=self.memory_size is not None, name="the model")
+        carried = Carried(self, rows)
+        if self.memory_size is not None:
+            memory = check_memory(memory, rows, self.memory_size, self.dtype)
+            given = np.ascontiguousarray(memory), check_memory_lengths(lengths, rows, memory.shape[1])
+            carried.write(self.nothing(None, rows=rows, memory=given)[1])
+        return carried
 
 
 def _columns(info: Any, rank: int) -> int:
@@ -140,6 +168,11 @@ def _columns(info: Any, rank: int) -> int:
     if len(info.shape) != rank or not isinstance(info.shape[-1], int):
         raise FormatError(f"'{info.name}' has shape {info.shape}", expected=f"{rank} sizes, the last of them fixed")
     return info.shape[-1]
+
+
+def _is_memory(name: str) -> bool:
+    """Whether a value of the state is part of a decoder's memory, which a reset leaves alone."""
+    return name.rpartition(".")[2] in MEMORY
 
 
 def _number(about: dict[str, str], name: str) -> int:

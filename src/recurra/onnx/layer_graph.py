@@ -30,6 +30,7 @@ from recurra.nn import (
     WeightDropout,
     WindowAttention,
 )
+from recurra.nn.streaming import memory_readers
 from recurra.onnx.decoder_graph import NESTED, write_decoder
 from recurra.onnx.graph_builder import GraphBuilder
 from recurra.onnx.memory_graph import (
@@ -64,8 +65,13 @@ def write_layer(builder: GraphBuilder, layer: Layer, x: str, state: Names, signa
 def refusal(layer: Layer) -> str:
     """Why a layer has no form in ONNX; empty when it has one."""
     inner = [one for one in layer.modules() if isinstance(one, Layer) and one is not layer]
-    if any(isinstance(one, AttentionDecoder) for one in inner):
+    readers = list(memory_readers(layer))
+    if any(isinstance(one, AttentionDecoder) for reader in readers for one in reader.layer.modules()):
         return NESTED
+    sizes = sorted({reader.attention.memory_size for reader in readers})
+    if len(sizes) > 1:
+        named = " and ".join(map(str, sizes))
+        return f"decoders that attend to memories of {named} columns have no form in ONNX together"
     return next(filter(None, map(_refusal, [layer, *inner])), "")
 
 

@@ -24,7 +24,7 @@ def load(model: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Model:
     The file of a language model, which has its vocabulary, opens as `LanguageModel`.
 
     Raises FormatError for a file that is damaged, and for one that others wrote, whose states cannot be told;
-    ArgumentError for a path without a file, for a decoder with a memory, and for `threads` below 1;
+    ArgumentError for a path without a file, and for `threads` below 1;
     BackendUnavailable where onnxruntime is not installed; OSError where the file cannot be read.
     """
     _check_count("threads", threads)

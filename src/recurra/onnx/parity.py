@@ -14,6 +14,7 @@ from torch import Tensor
 from recurra.errors import ArgumentError
 from recurra.nn import AttentionDecoder, State
 from recurra.nn.state import state_tensors
+from recurra.nn.streaming import memory_readers
 from recurra.onnx.parts import Parts
 from recurra.onnx.sessions import open_session
 
@@ -71,8 +72,8 @@ def compare(parts: Parts, content: bytes, state_inputs: Sequence[str], *, with_r
         earlier, before = _draw(parts, batch, 2, generator)
         initial = parts.layers.initial_state(batch)
         begins: list[tuple[State | None, State, Memory | None]] = [(None, initial, None)]
-        if isinstance(parts.layers, AttentionDecoder):
-            memory = _draw_memory(parts.layers, batch, generator)
+        if reader := next(memory_readers(parts.layers), None):
+            memory = _draw_memory(reader, batch, generator)
             initial = parts.layers.attend(*memory)
             begins.append((None, initial, memory))
         _, state = parts.call(earlier, initial, lengths=None, elapsed=before)
