@@ -63,7 +63,7 @@ def from_bytes(content: Any, like: Sequence[np.ndarray], rows: int, fingerprint:
         raise FormatError(
             f"the snapshot is of {_described(count, shapes)}",
             expected=_described(rows, wanted),
-            advice="Give it to as many streams, of the same precision and with a memory of the same length, as it was taken of",
+            advice="Give it to as many streams, of the same precision, on a memory as long, as it was taken of",
         )
     position = _HEAD.size + states * _STATE.size
     if len(content) != position + sum(state.nbytes for state in like) + _DIGEST:
