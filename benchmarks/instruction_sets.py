@@ -117,9 +117,10 @@ def page(found: list[dict[str, list[float]]]) -> str:
     return f"""# Instruction sets
 
 `python benchmarks/instruction_sets.py --write` wrote this page on {datetime.date.today()}: {machine["processor"]},
-{THREADS} threads for everybody, float32, medians of {ROUNDS} turns, ratios within one. The engine takes the best set that
-the processor has, and torch.nn does too; `RECURRA_ISA` forces another one on the engine, as here. What the processor
-lacks is not here: `make emulate` tests AVX-512 and `make cross` 64-bit ARM anywhere, but times mean nothing there.
+{THREADS} threads for everybody, float32, medians of {ROUNDS} turns, ratios within one. The engine takes the best set
+that the processor has, and torch.nn does too; `RECURRA_ISA` forces another one on the engine, as here. What the
+processor lacks is not here: `make emulate` tests AVX-512 and `make cross` 64-bit ARM anywhere, but times mean nothing
+there.
 
 {table}
 """
