@@ -42,8 +42,8 @@ _WORK = """GFLOP/s and shares of the peak count the products only: 2 × batch ×
 recurrent matrices, and three times that for a training step (`recurra/bench/work.py`).
 
 """
-_AT_PEAK = """The column "at peak" is what a ratio would be if our products ran at the measured peak and all else took no time:
-where that is less than what is to be reached, no engine reaches it on this machine.
+_AT_PEAK = """The column "at peak" is what a ratio would be if our products ran at the measured peak and all
+else took no time: where that is less than what is to be reached, no engine reaches it on this machine.
 [Where the time goes](architecture.md#where-the-time-goes) has the parts of a call, and what was tried.
 
 """
