@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import json
 import os
 import resource
 import signal
@@ -113,6 +114,10 @@ def test_from_text_to_model(cli, text: Path, tmp_path: Path):
     code, about, _ = cli("info", run)
     assert "gru" in about
     assert "60 updates" in about
+    # as a killed run leaves it
+    noted = json.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_text(json.dumps({**noted, "ended": None, "steps": 0, "seconds": 0.0}), encoding="utf-8")
+    assert "not yet (60 updates" in cli("info", run)[1]
     assert recurra.load(run).vocabulary.unit == "char"
 
 

@@ -229,6 +229,15 @@ def test_training_is_refused():
         quantise(nn.Sequential(small))
 
 
+@pytest.mark.parametrize(
+    "made", [lambda: nn.Linear(4, 4), lambda: layer_of("gru", 4), lambda: recurra.nn.MatrixLSTM(4, 4)]
+)
+def test_another_dtype_than_float32_is_to_be_converted_and_the_weights_are_not(made):
+    small = quantise(made().eval())
+    with pytest.raises(ShapeError, match=r"Convert it: x\.float\(\)$"):
+        small(torch.zeros(1, 2, 4, dtype=torch.float64))
+
+
 def test_what_cannot_be_int8_is_refused():
     with pytest.raises(ArgumentError, match="no weights that can be int8"):
         quantise(nn.ReLU())

@@ -36,6 +36,14 @@ STANDARD = {"rnn_tanh": "RNN", "rnn_relu": "RNN", "gru": "GRU", "gru_reset_befor
 STANDARD |= {"lstm_peephole": "LSTM"}
 
 
+def test_a_path_in_no_folder_is_named_before_anything_is_computed(tmp_path: Path):
+    layer = nn.GRU(3, 4)
+    with pytest.raises(ArgumentError, match=r"there is no folder .*none'.* Make the folder first"):
+        recurra.onnx.export(layer, tmp_path / "none" / "layer.onnx")
+    with pytest.raises(ArgumentError, match="is a folder: expected the name of a file"):
+        recurra.onnx.export(layer, tmp_path)
+
+
 @pytest.mark.parametrize("name", [*STANDARD, "mgu"])
 def test_cells_that_are_exactly_standard_operators_become_those(name: str, tmp_path: Path):
     layer = nn.Recurrent(name, 3, 5)

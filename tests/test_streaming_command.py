@@ -1,5 +1,6 @@
 """`recurra stream` on pipes, of saved models and ONNX files: answers as input comes, closed pipes, Ctrl-C, refusals."""
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import recurra.onnx
 from onnx_models import node_of
 from recurra import nn, runtime
 from recurra.cli import OUTPUT_CLOSED, main
+from recurra.data import Vocabulary
 from recurra.tasks import LanguageModel
+from small_weights import save
 from test_runtime import saved_model
 
 
@@ -131,6 +134,27 @@ def test_a_closed_pipe_and_ctrl_c_end_it_without_a_traceback(frames: Path):
         process.stdin.close()
         assert process.wait(60) == OUTPUT_CLOSED
         assert process.stderr.read() == b""
+
+
+def test_lines_end_as_in_the_texts_that_models_are_trained_on(tmp_path: Path):
+    model = LanguageModel.build(Vocabulary("char", list("ab\n")), cell="gru", hidden=4, layers=1, embedding=4)
+    save(model, tmp_path)
+    answers = []
+    for given in (b"ab\nab\n", b"ab\r\nab\r\n"):
+        with start(tmp_path) as process:
+            answers.append(process.communicate(given, timeout=60)[0])
+    assert answers[1].count(b"\tab\r\n") == 2
+    assert answers[1].replace(b"\r", b"") == answers[0]
+
+
+@pytest.mark.parametrize(("redirection", "message"), [("<&-", b"input is closed"), (">&-", b"output is closed")])
+def test_pipes_that_the_shell_has_closed_are_named(tmp_path: Path, redirection: str, message: bytes):
+    recurra.save_layer(nn.GRU(3, 4), tmp_path)
+    command = f"{shlex.quote(sys.executable)} -m recurra.cli stream {shlex.quote(str(tmp_path))} {redirection}"
+    ended = subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert ended.stderr.count(b"\n") == 1
 
 
 def test_what_cannot_be_streamed_is_said_in_one_line(frames: Path, tmp_path: Path):

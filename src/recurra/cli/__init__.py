@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             app(args=None if arguments is None else list(arguments), prog_name="recurra")
         except SystemExit:
             # a short output may still wait to be written
-            sys.stdout.flush()
+            _flush()
             raise
     except (BrokenPipeError, OutputClosed):
         # Whoever read the output has enough. Python must not try to flush the rest.
@@ -52,6 +52,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         where = f"{error.filename!r}: " if error.filename else ""
         _fail(f"{where}{error.strerror or error}")
+
+
+def _flush() -> None:
+    # Python has no output where the shell has closed it
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _fail(message: str) -> None:

@@ -1,5 +1,6 @@
 """`recurra evaluate`, `recurra info` and `recurra cells`."""
 
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -9,7 +10,9 @@ from recurra import cells
 from recurra.checkpoint import outlined, read_model, read_weights
 from recurra.cli.terminal import Terminal
 from recurra.learn.evaluate import evaluate
+from recurra.learn.log import read_log
 from recurra.learn.run import VALIDATION_LOSS, Run
+from recurra.nn.small import FORMS
 from recurra.opening import load
 from recurra.program import Program
 from recurra.tasks import LanguageModel
@@ -47,10 +50,15 @@ def report_run(folder: Path) -> None:
     if run.exists():
         about = run.read_about()
         lines["text"] = about.source
-        lines["ended"] = f"{about.ended or 'not yet'} ({about.steps:,} updates, {about.seconds:,.0f} s)"
+        # a run that was killed could not write down how far it came; its log has it
+        last = max(read_log(run.log), key=itemgetter("step"), default={}) if about.ended is None else {}
+        steps = max(about.steps, int(last.get("step", 0)))
+        seconds = max(about.seconds, last.get("seconds", 0.0))
+        lines["ended"] = f"{about.ended or 'not yet'} ({steps:,} updates, {seconds:,.0f} s)"
     if run.weights.exists():
         _, kept = read_weights(folder)
-        lines["weights"] = f"of update {_step_and_loss(kept)}"
+        form = f"{kept['weights']}, " if kept.get("weights") in FORMS else ""
+        lines["weights"] = f"{form}of update {_step_and_loss(kept)}"
     else:
         lines["weights"] = "none yet; go on with: recurra train language-model --resume"
     for name, value in lines.items():
@@ -76,8 +84,17 @@ def describe_weights(about: dict[str, str]) -> str:
 
 
 def _step_and_loss(about: dict[str, str]) -> str:
-    loss = f", validation loss {float(about[VALIDATION_LOSS]):.4f} nats a token" if VALIDATION_LOSS in about else ""
-    return f"{int(about['step']):,}{loss}"
+    # what stands beside weights may be anything: the checksum does not cover it
+    step, loss = _number(about.get("step", "")), _number(about.get(VALIDATION_LOSS, ""))
+    words = "unknown" if step is None else f"{step:,.0f}"
+    return words if loss is None else f"{words}, validation loss {loss:.4f} nats a token"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def report_cells() -> None:

@@ -24,9 +24,13 @@ def stream(path: Path) -> None:
 
     Raises:
         ArgumentError, FormatError, BackendUnavailable: as `open_model`; and for a model in continuous time, or one of
-            tokens without a vocabulary.
+            tokens without a vocabulary, and where standard input or output is closed.
         ShapeError: the input ends within a frame.
     """
+    # Python has none where the shell has closed them: `recurra stream RUN <&-`
+    for name, pipe in (("input", sys.stdin), ("output", sys.stdout)):
+        if pipe is None:
+            raise ArgumentError(f"standard {name} is closed", expected="a pipe, a file or a terminal")
     model = open_model(path)
     if isinstance(model, runtime.LanguageModel | onnx.LanguageModel):
         _lines(model.reader(), sys.stdin.buffer, sys.stdout.buffer)
@@ -36,7 +40,8 @@ def stream(path: Path) -> None:
 
 def _lines(reader: Reader, source: BinaryIO, target: BinaryIO) -> None:
     for line in iter(source.readline, b""):
-        text = line.decode("utf-8", errors="replace")
+        # as in the texts that models are trained on, whose lines end with \n
+        text = line.decode("utf-8", errors="replace").replace("\r\n", "\n")
         nats, tokens = reader.read(text)
         bits = nats / max(tokens, 1) / math.log(2)
         ended = line if line.endswith(b"\n") else line + b"\n"

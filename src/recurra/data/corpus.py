@@ -163,7 +163,7 @@ def _read_folder(
         raise ArgumentError(
             f"there is no text in {str(root)!r}",
             expected="at least one file of UTF-8 text",
-            advice=f"{skipped} files are empty or of another kind." if skipped else "The folder is empty.",
+            advice=f"Empty or of another kind: {skipped:,} of its files." if skipped else "The folder is empty.",
         )
     # In the order of a hash, neighbours in the stream are not neighbours in the folder.
     documents.sort(key=lambda document: _place(document.name))

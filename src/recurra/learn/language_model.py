@@ -203,10 +203,14 @@ def build_model(settings: Settings, parts: Parts) -> LanguageModel:
     )
 
 
+def _files(count: int, which: str = "") -> str:
+    return f"{count:,} {which}{'file' if count == 1 else 'files'}"
+
+
 def _introduce(console: Console, run: Run, corpus: Corpus, model: LanguageModel) -> None:
     parameters = sum(p.numel() for p in model.parameters())
-    skipped = f", {corpus.skipped} other files left out" if corpus.skipped else ""
-    files = "" if corpus.by_position else f" in {len(corpus.documents):,} files"
+    skipped = f", {_files(corpus.skipped, 'other ')} left out" if corpus.skipped else ""
+    files = "" if corpus.by_position else f" in {_files(len(corpus.documents))}"
     for line in (
         f"text    {corpus.source}: {corpus.characters:,} characters{files}{skipped}",
         f"model   {parameters:,} parameters, {len(model.vocabulary):,} tokens ({model.vocabulary.unit})",

@@ -45,7 +45,7 @@ def check_like(name: str, tensor: Any, like: Tensor) -> None:
         raise ShapeError(
             f"{name} has dtype {tensor.dtype}",
             expected=f"{like.dtype}, as the parameters",
-            advice=_dtype_advice(name, tensor, like.dtype),
+            advice=_dtype_advice(name, tensor, like),
         )
     if tensor.device != like.device:
         raise ShapeError(
@@ -55,11 +55,15 @@ def check_like(name: str, tensor: Any, like: Tensor) -> None:
         )
 
 
-def _dtype_advice(name: str, tensor: Tensor, dtype: torch.dtype) -> str:
+def _dtype_advice(name: str, tensor: Tensor, like: Tensor) -> str:
+    dtype = like.dtype
     if tensor.is_complex():
         return f"Hand over real features, such as torch.cat(({name}.real, {name}.imag), -1)"
     if not tensor.is_floating_point():
         return f"Convert it: {name}.float()" if dtype == torch.float32 else f"Convert it: {name}.to({dtype})"
+    # only layers with small weights have a tensor of nothing to go by, and they are of float32 or nothing
+    if not like.numel():
+        return f"Convert it: {name}.float()"
     return f"Convert one of them: {name}.to({dtype}), or layer.to({tensor.dtype})"
 
 

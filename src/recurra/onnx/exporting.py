@@ -64,9 +64,9 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
 
     The file is run by ONNX Runtime and compared with the layer; it takes its place only when both agree.
 
-    Raises ArgumentError for a layer that has no form in ONNX, for half precision, for weights of 2 GiB or more, and
-    where the two do not agree; BackendUnavailable where onnx or onnxruntime is not installed; OSError where the file
-    cannot be written.
+    Raises ArgumentError for a layer that has no form in ONNX, for a path in no folder, for half precision, for weights
+    of 2 GiB or more, and where the two do not agree; BackendUnavailable where onnx or onnxruntime is not installed;
+    OSError where the file cannot be written.
     """
     require("onnx")
     require("onnxruntime")
@@ -79,6 +79,12 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
             expected="a layer of recurra.nn, recurra.onnx.Parts, or a LanguageModel",
         )
     target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ArgumentError(
+            f"{str(target)!r} is a folder" if target.is_dir() else f"there is no folder {str(target.parent)!r}",
+            expected="the name of a file in a folder that is there",
+            advice="" if target.is_dir() else "Make the folder first, or name another one",
+        )
     layers = parts.layers
     around = [weight for weight in (parts.embedding, *(head for head, _ in parts.heads)) if weight is not None]
     if reason := refusal(layers):

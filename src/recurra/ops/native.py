@@ -95,7 +95,11 @@ def check(call: Call) -> None:
         floats = [p for p, scale in small if scale is None and p.dtype is not torch.bfloat16]
         _check_int8(call.core, call.scales)
         if x.dtype is not torch.float32:
-            raise ShapeError(f"x is {x.dtype}", expected="torch.float32, which small weights come with")
+            raise ShapeError(
+                f"x is {x.dtype}",
+                expected="torch.float32, which small weights come with",
+                advice="Convert it: x.float()",
+            )
     for value in (x, *call.states, *floats):
         if value.dtype is not x.dtype or value.device != x.device:
             raise ShapeError(f"a tensor is {value.dtype} on {value.device}", expected=f"{x.dtype} on {x.device}, as x")
