@@ -2,6 +2,7 @@
 
     python benchmarks/int8.py                       # steps of one row
     python benchmarks/int8.py --rows 8              # of eight
+    python benchmarks/int8.py --sizes 16 64 96 128  # small layers, in which nothing is gained
     python benchmarks/int8.py --text TEXT           # and the loss of a small language model before and after
 
 Input size is hidden size. `runtime` is `recurra.runtime`, numpy in and out; `torch` the layer's `step`. Where
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -89,12 +90,12 @@ def onnx_steps(size: int, folder: Path) -> dict[str, Callable[[], object]]:
     return calls
 
 
-def report_steps(seconds: float, rows: int) -> None:
+def report_steps(seconds: float, rows: int, sizes: Sequence[int]) -> None:
     """Print the table of steps."""
     # its session is made for one row
     with_onnx = rows == 1 and find_spec("onnxruntime") is not None and find_spec("onnx") is not None
     for cell in ("gru", "lstm"):
-        for size in SIZES:
+        for size in sizes:
             with tempfile.TemporaryDirectory() as name, torch.no_grad():
                 torch.manual_seed(0)
                 calls = steps(Recurrent(cell, size, size).eval(), Path(name), rows)
@@ -137,12 +138,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each size of each cell")
     parser.add_argument("--rows", type=int, default=1, help="of a step")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="of input and state")
     parser.add_argument("--text", type=Path, help="a text to train a small language model on")
     parser.add_argument("--minutes", type=float, default=0.5, help="of training")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recurra.runtime.set_threads(1)
-    report_steps(options.seconds, options.rows)
+    report_steps(options.seconds, options.rows, options.sizes)
     if options.text is not None:
         report_loss(options.text, options.minutes)
 
