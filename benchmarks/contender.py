@@ -1,4 +1,4 @@
-"""One of the two that train side by side: a process that trains as `recurra train` does, a few updates at a time."""
+"""One of those that train side by side: a process that trains as `recurra train` does, a few updates at a time."""
 
 import io
 import time
@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from step_parts import Parts
 from torch import Tensor
-from torch_layers import on_torch
+from torch_layers import disturb, on_torch
 
 from recurra import engine
 from recurra.data import parse_split
@@ -26,7 +26,7 @@ from recurra.learn.module import Training
 from recurra.learn.run import VALIDATION_LOSS, About, Run
 from recurra.learn.settings import Settings
 
-RECURRA, TORCH = "recurra", "torch.nn"
+RECURRA, TORCH, DISTURBED = "recurra", "torch.nn", "torch.nn disturbed"
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,12 @@ def contend(who: str, connection: Connection, settings: Settings, folder: Path, 
     corpus = open_corpus(settings)
     parts = corpus.split(parse_split(settings.split))
     model = build_model(settings, parts)
-    if who == TORCH:
+    if who != RECURRA:
         model = on_torch(model)
     if double:
         model.double()
+    if who == DISTURBED:
+        disturb(model)
     # the masks of dropout are the same for both, whatever was drawn before
     torch.manual_seed(settings.seed)
     run = Run(folder)

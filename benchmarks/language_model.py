@@ -5,8 +5,10 @@
 DATA is a text file or a folder; without it the Python standard library's source is read. Both have the same first
 weights, batches and masks, and are trained by the code of `recurra train`, each in a process of its own as it would be
 there; they take turns of a few updates, so that whatever else the machine does meets both. The clock of each runs in
-its turns only. Writes language_model.json, which `recurra bench` takes over into its table, and into docs/ (both in
-the folder of --out) a picture of the losses for each cell and the tables of docs/language-model.md.
+its turns only. Then torch.nn trains once more, alone, its first weights disturbed in the last bit: by as much as its
+losses go away from its own, rounding alone can separate two that are equal. Writes language_model.json, which `recurra
+bench` takes over into its table, and into docs/ (both in the folder of --out) a picture of the losses for each cell and
+the tables of docs/language-model.md.
 """
 
 import argparse
@@ -21,7 +23,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
-from contender import RECURRA, TORCH, Report, contend
+from contender import DISTURBED, RECURRA, TORCH, Report, contend
 from portable_commands import portable
 from side_by_side_report import draw, entry, summary, write_section
 
@@ -45,19 +47,21 @@ class Race:
     turns: dict[str, list[float]]
 
 
-def race(settings: Settings, folder: Path, turn: int, *, double: bool = False) -> Race:
-    """Train both in turns of so many updates, every second round in the other order.
+def race(
+    settings: Settings, folder: Path, turn: int, *, double: bool = False, contenders: Sequence[str] = CONTENDERS
+) -> Race:
+    """Train them in turns of so many updates, every second round in the other order.
 
     Raises RecurraError when one of them fails; it has said why on standard error.
     """
-    started = {who: _start(who, settings, folder / who, turn, double) for who in CONTENDERS}
-    turns: dict[str, list[float]] = {who: [] for who in CONTENDERS}
+    started = {who: _start(who, settings, folder / who, turn, double) for who in contenders}
+    turns: dict[str, list[float]] = {who: [] for who in contenders}
     try:
         for connection, _ in started.values():
             _received(connection)
         rounds = -(-(settings.steps or 1) // turn)
         for number in range(rounds):
-            for who in CONTENDERS if number % 2 == 0 else reversed(CONTENDERS):
+            for who in contenders if number % 2 == 0 else reversed(contenders):
                 time.sleep(_SETTLE_SECONDS)
                 started[who][0].send("go")
                 turns[who].append(_received(started[who][0]))
@@ -104,9 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings.create({**chosen, "cell": cell})
         with tempfile.TemporaryDirectory() as folder:
             found = race(settings, Path(folder), given.turn, double=given.double)
-        entries[cell] = entry(found.reports, found.turns, settings, command)
+            alone = race(settings, Path(folder), given.steps, double=given.double, contenders=[DISTURBED])
+        reports = found.reports | alone.reports
+        entries[cell] = entry(reports, found.turns, settings, command)
         print(summary(cell, entries[cell]))
-        draw(cell, found.reports, given.out / DOCS)
+        draw(cell, reports, given.out / DOCS)
         write_json(result_file, entries)
     write_section(entries, given.out / DOCS)
 

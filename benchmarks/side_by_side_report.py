@@ -1,11 +1,12 @@
 """What benchmarks/language_model.py tells: the entry of a cell in language_model.json, tables, a picture."""
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from contender import RECURRA, TORCH, Report
+from contender import DISTURBED, RECURRA, TORCH, Report
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from step_parts import PARTS
@@ -21,46 +22,53 @@ _BEGIN, _END = "<!-- side-by-side:start -->", "<!-- side-by-side:end -->"
 def entry(
     reports: Mapping[str, Report], turns: Mapping[str, Sequence[float]], settings: Settings, command: str
 ) -> dict[str, Any]:
-    """What language_model.json holds of a cell."""
-    ours, theirs = reports[RECURRA], reports[TORCH]
+    """What language_model.json holds of a cell. The turns are those of recurra and torch.nn."""
+    ours, theirs, disturbed = reports[RECURRA], reports[TORCH], reports[DISTURBED]
     updates = len(ours.losses)
-    differences = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
-    scored = [abs(ours.validations[step] - theirs.validations[step]) for step in ours.validations]
     seconds = {who: sum(taken) for who, taken in turns.items()}
     spread = ratios(turns[TORCH], turns[RECURRA])
     machine = describe_machine()
     return {
         "ratio": round(seconds[TORCH] / seconds[RECURRA], 3),
         "ratio_of_turns": {"lower_quartile": round(spread.lower, 3), "upper_quartile": round(spread.upper, 3)},
-        "largest_loss_difference": max(differences),
-        "largest_validation_difference": max(scored, default=None),
+        "largest_loss_difference": max(differences(ours, theirs)),
+        "largest_validation_difference": _largest_of_validations(ours, theirs),
+        "disturbed_loss_difference": max(differences(disturbed, theirs)),
+        "disturbed_validation_difference": _largest_of_validations(disturbed, theirs),
         "command": command,
         "machine": f"{machine['processor']}, engine {machine['isa']}, {settings.threads} threads",
         "torch": describe_versions()["torch"],
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "updates": updates,
         "seconds": {who: round(value, 2) for who, value in seconds.items()},
-        "last_validation": {who: report.validations.get(updates) for who, report in reports.items()},
+        "last_validation": {who: reports[who].validations.get(updates) for who in turns},
         "milliseconds": {
-            who: {part: round(1e3 * report.parts[part] / updates, 3) for part in PARTS}
-            for who, report in reports.items()
+            who: {part: round(1e3 * reports[who].parts[part] / updates, 3) for part in PARTS} for who in turns
         },
         "engine_milliseconds": {name: round(1e3 * value / updates, 3) for name, value in ours.engine.items()},
         "settings": settings.model_dump(include={"hidden", "layers", "embedding", "dropout", "batch", "window"}),
     }
 
 
+def differences(one: Report, other: Report) -> list[float]:
+    """By how much the losses of each update differ, in nats."""
+    return [abs(a - b) for a, b in zip(one.losses, other.losses, strict=True)]
+
+
+def _largest_of_validations(one: Report, other: Report) -> float | None:
+    return max((abs(one.validations[step] - other.validations[step]) for step in one.validations), default=None)
+
+
 def summary(cell: str, found: Mapping[str, Any]) -> str:
     """The entry of a cell as Markdown: how the two compare, and where their time goes."""
     ours, theirs = (found["milliseconds"][who] for who in (RECURRA, TORCH))
     quartiles = found["ratio_of_turns"]
-    scored = found["largest_validation_difference"]
-    validations = "" if scored is None else f", those of a validation by {scored:.1e}"
     lines = [
         f"**{cell.upper()}**: torch.nn takes {found['ratio']:.2f} times as long to the same loss "
         f"({found['seconds'][TORCH]:.1f} s against {found['seconds'][RECURRA]:.1f} s for {found['updates']} updates; "
         f"quartiles of the turns {quartiles['lower_quartile']:.2f} to {quartiles['upper_quartile']:.2f}). The losses "
-        f"of an update differ by {found['largest_loss_difference']:.1e} nats at most{validations}.",
+        f"of an update differ by {_nats(found, 'largest')}. Those of torch.nn and of torch.nn whose first weights were "
+        f"disturbed in the last bit differ by {_nats(found, 'disturbed')}.",
         "",
         f"| {cell.upper()}: ms an update | recurra | torch.nn | torch.nn / recurra |",
         "|---|--:|--:|--:|",
@@ -77,6 +85,12 @@ def summary(cell: str, found: Mapping[str, Any]) -> str:
         shares = (f"{value:.1f} ({value / whole:.0%})" for value, whole in zip((mine, other), rows["all"], strict=True))
         lines.append(f"| {part} | {' | '.join(shares)} | {ratio} |")
     return "\n".join(lines) + "\n" + _engine_line(found["engine_milliseconds"])
+
+
+def _nats(found: Mapping[str, Any], which: str) -> str:
+    scored = found[f"{which}_validation_difference"]
+    validations = "" if scored is None else f", those of a validation by {scored:.1e}"
+    return f"{found[f'{which}_loss_difference']:.1e} nats at most{validations}"
 
 
 def _engine_line(parts: Mapping[str, float]) -> str:
@@ -115,14 +129,19 @@ def _picture(cell: str) -> str:
 
 
 def draw(cell: str, reports: Mapping[str, Report], docs: Path) -> None:
-    """Training loss against seconds of both, as a PNG in the folder."""
+    """Training loss of both against seconds, and what it differs by at each update, as a PNG in the folder."""
     docs.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for who, report in reports.items():
-        axes.plot(report.seconds, report.losses, linewidth=1.2, label=who)
-    axes.set(title=f"{cell.upper()}, the same updates", xlabel="seconds", ylabel="loss, nats a token", xlim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    losses, apart = figure.subplots(1, 2)
+    for who in (RECURRA, TORCH):
+        losses.plot(reports[who].seconds, reports[who].losses, linewidth=1.2, label=who)
+    losses.set(title=f"{cell.upper()}, the same updates", xlabel="seconds", ylabel="loss, nats a token", xlim=(0, None))
+    for who in (RECURRA, DISTURBED):
+        found = differences(reports[who], reports[TORCH])
+        apart.semilogy([nats or math.nan for nats in found], ".", markersize=3, label=f"{who} and torch.nn")
+    apart.set(title="Difference of the losses", xlabel="update", ylabel="nats a token (none where equal)")
+    for axes in (losses, apart):
+        axes.grid(alpha=0.3)
+        axes.legend()
     figure.savefig(docs / _picture(cell), dpi=110)

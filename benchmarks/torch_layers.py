@@ -84,3 +84,10 @@ def _train_one_bias(module: nn.GRU | nn.LSTM) -> None:
     if isinstance(module, nn.GRU):
         trained[2 * module.hidden_size :] = 1.0
     bias.register_hook(lambda gradient: gradient * trained)
+
+
+def disturb(model: nn.Module) -> None:
+    """Change every weight by about its last bit, as rounding might."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1 + torch.finfo(weight.dtype).eps)

@@ -20,7 +20,8 @@ if not (ROOT / "benchmarks").exists():
     pytest.skip("the benchmarks are in the source tree only", allow_module_level=True)
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import language_model  # noqa: E402 - lies in the source tree
+import divergence  # noqa: E402 - lies in the source tree
+import language_model  # noqa: E402
 from contender import RECURRA, TORCH, Report, contend  # noqa: E402
 from side_by_side_report import PAGE  # noqa: E402
 from step_parts import PARTS  # noqa: E402
@@ -132,6 +133,8 @@ def test_the_command_writes_what_the_table_takes_over(tmp_path: Path, capsys: py
     language_model.main([*arguments, *settings])
     found = json.loads((tmp_path / results.SIDE_BY_SIDE_FILE).read_text(encoding="utf-8"))["gru"]
     assert found["largest_loss_difference"] < 1e-4
+    assert 0 < found["disturbed_loss_difference"] < 1e-4
+    assert found["milliseconds"].keys() == {RECURRA, TORCH}
     assert found["updates"] == 4
     assert found["ratio"] > 0
     gru, lstm, _ = results.language_model_rows(tmp_path)
@@ -146,3 +149,33 @@ def test_the_command_writes_what_the_table_takes_over(tmp_path: Path, capsys: py
     assert all(f"| {part} |" in text for part in PARTS)
     assert "of 4" not in capsys.readouterr().out
     assert (tmp_path / "docs" / "language-model-gru.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_rounding_is_followed_through_training(tmp_path: Path, cell: str, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "text").write_text(TEXT, encoding="utf-8")
+    settings = Settings.create({**TINY, "data": str(tmp_path / "text"), "steps": 6, "cell": cell, "layers": 2})
+    rows = divergence.diverge(settings, double=True, every=4)
+    assert [row["update"] for row in rows if "update" in row] == [0, 4, 5]
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    for row in rows:
+        assert row["recurra, loss"] < 1e-12
+        assert row["disturbed, loss"] < 1e-12
+    last = rows[-1]
+    assert last["gradients"] < 1e-12
+    assert last["recurra, weights"] < 1e-12
+    assert 0 < last["disturbed, weights"] < 1e-12
+
+
+def test_a_wrong_gradient_is_told_from_rounding(monkeypatch: pytest.MonkeyPatch):
+    def wrong(model: LanguageModel) -> LanguageModel:
+        made = on_torch(model)
+        made.embedding.weight.register_hook(lambda gradient: gradient * 1.001)
+        return made
+
+    model = small("lstm", 1)
+    tokens, targets = torch.randint(1, 15, (2, 3, 11))
+    batch = tokens, targets, torch.rand(3, 11) < 0.2
+    assert divergence.gradient_difference(model, batch, 0, None) < 1e-12
+    monkeypatch.setattr(divergence, "on_torch", wrong)
+    assert divergence.gradient_difference(model, batch, 0, None) == pytest.approx(1e-3, rel=0.01)
