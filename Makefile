@@ -63,7 +63,7 @@ CROSS := aarch64-linux-gnu-g++
 EMULATOR := qemu-aarch64
 CROSS_FLAGS := -std=c++17 -O3 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fopenmp -DRECURRA_ISA=generic
 CROSS_POINTS := 1000
-CROSS_STEP := 60
+CROSS_STEP := 20
 cross:
 	@command -v $(CROSS) >/dev/null || { echo "cross: $(CROSS) is not installed"; exit 1; }
 	@command -v $(EMULATOR) >/dev/null || { echo "cross: $(EMULATOR) is not installed"; exit 1; }
@@ -78,7 +78,7 @@ cross:
 # What is for AVX-512, VNNI included, on a processor with AVX2: the tests of the kernels and of the engine, with the
 # instructions as functions of libsimde. Debian: libsimde-dev. Takes minutes; no timing of it says anything.
 EMULATED := build/emulate
-EMULATED_TESTS := tests/test_engine.py tests/test_int8.py tests/test_bfloat16.py
+EMULATED_TESTS := tests/test_engine.py tests/test_int8.py tests/test_bfloat16.py tests/test_bfloat16_activations.py
 emulate: setup
 	@echo '#include <simde/x86/avx512.h>' | $(CXX) -E -xc++ - >/dev/null || { echo "emulate: libsimde is not installed"; exit 1; }
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(EMULATED) -G Ninja --log-level=WARNING \

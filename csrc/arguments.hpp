@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "bfloat16_kernels.hpp"
 #include "int8_kernels.hpp"
 #include "plan.hpp"
 
@@ -33,7 +34,8 @@ struct Arguments {
   void* const* parameters;
   const float* const* scales;  // null: no parameter is int8; scales[i] not null: parameter i is, with one scale a row
   const Int8Kernels* int8;
-  const std::uint8_t* bfloat16;  // null: no parameter is bfloat16; else of each one whether it is
+  const std::uint8_t* bfloat16;  // null: no parameter is bfloat16; else of each one a Bfloat16Use
+  const Bfloat16Kernels* bfloat16_kernels;  // null: bfloat16_both is rounding, and a product in float32
   void* const* initial;
   void* const* final;     // the final states, or their cotangents (null: zero) in a backward plan
   void* const* grad_initial;

@@ -12,6 +12,20 @@ struct Bfloat16 {
   std::uint16_t bits;
 };
 
+// The nearest number of bfloat16; of two, the even one. NaN stays NaN.
+RECURRA_INLINE std::uint16_t nearest_bfloat16(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const std::uint32_t sum = bits + (0x7fffu + ((bits >> 16) & 1));
+  return static_cast<std::uint16_t>(((bits & 0x7fffffffu) > 0x7f800000u ? bits | 0x400000u : sum) >> 16);
+}
+RECURRA_INLINE float widened_bits(std::uint16_t bits) {
+  const std::uint32_t all = std::uint32_t(bits) << 16;
+  float value;
+  std::memcpy(&value, &all, sizeof value);
+  return value;
+}
+
 template <class T> RECURRA_INLINE Vec<T> widened(const T* p) { return Vec<T>::load(p); }
 template <class T> RECURRA_INLINE Vec<T> widened(const T* p, long n) { return Vec<T>::load_partial(p, n); }
 template <class T> RECURRA_INLINE Vec<T> widened_blocks(const T* p, long stride) { return load_blocks(p, stride); }

@@ -210,6 +210,10 @@ NB_MODULE(_engine, m) {
   }, nb::arg("size"), "Bytes of work memory, not initialised; they go back to the engine when the array is freed.");
   m.def("isa", [] { return recurra::engine().name; }, "The instruction set that runs: RECURRA_ISA, else the best.");
   m.def("int8_isa", [] { return recurra::int8_kernels().name; }, "The instruction set of products with int8 weights.");
+  m.def("bfloat16_isa", [] {
+    const auto* kernels = recurra::bfloat16_kernels();
+    return kernels == nullptr ? "" : kernels->name;
+  }, "The instruction set of products of bfloat16 by bfloat16; empty: they are computed in float32.");
   m.def("available_isas", recurra::available_isas, "Instruction sets of this build that this processor has, best first.");
   m.def("peak_flops", [](int item_size, int threads, double seconds) {
     const nb::gil_scoped_release released;

@@ -27,6 +27,9 @@ extern const Engine engine;
 extern const Int8Kernels int8_kernels;
 }  // namespace avx512
 namespace avx512vnni { extern const Int8Kernels int8_kernels; }
+#if RECURRA_HAVE_AVX512BF16
+namespace avx512bf16 { extern const Bfloat16Kernels bfloat16_kernels; }
+#endif
 #endif
 
 Settings settings{Split::automatic, false};
@@ -44,12 +47,16 @@ bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
 #if RECURRA_EMULATED
 bool has_avx512() { return has_avx2(); }
 bool has_vnni() { return true; }
+bool has_bfloat16() { return true; }
 #elif RECURRA_HAVE_AVX512
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
 }
 bool has_vnni() { return __builtin_cpu_supports("avx512vnni"); }
+#if RECURRA_HAVE_AVX512BF16
+bool has_bfloat16() { return __builtin_cpu_supports("avx512bf16"); }
+#endif
 #endif
 
 // Best first.
@@ -90,6 +97,13 @@ const Int8Kernels* choose_int8() {
   return &generic::int8_kernels;
 }
 
+const Bfloat16Kernels* choose_bfloat16() {
+#if RECURRA_HAVE_AVX512BF16
+  if (std::string(engine().name) == avx512::engine.name && has_bfloat16()) return &avx512bf16::bfloat16_kernels;
+#endif
+  return nullptr;
+}
+
 [[noreturn]] void fail(const std::string& what) { throw std::invalid_argument(what); }
 
 void check_item_size(int item_size) {
@@ -111,11 +125,16 @@ void check_small(const Plan& plan, const Arguments& call) {
       fail(name() + "int8, expected a dense matrix of at most " + std::to_string(int8_most_summands) + " columns");
     if (call.bfloat16 == nullptr || !call.bfloat16[i]) continue;
     if (is_int8(i)) fail(name() + "both int8 and bfloat16");
+    if (call.bfloat16[i] >= bfloat16_uses) fail(name() + "bfloat16 in no known way");
     if (!dense) fail(name() + "bfloat16, expected a dense matrix");
   }
-  for (const ProductPhase& product : plan.products)
-    if (is_int8(static_cast<std::size_t>(product.parameter)) && product.transposed)
-      fail("parameter " + std::to_string(product.parameter) + " is int8, and a product uses it transposed");
+  for (const ProductPhase& product : plan.products) {
+    const auto i = static_cast<std::size_t>(product.parameter);
+    if (is_int8(i) && product.transposed)
+      fail("parameter " + std::to_string(i) + " is int8, and a product uses it transposed");
+    if (call.bfloat16 != nullptr && call.bfloat16[i] == bfloat16_both && product.transposed)
+      fail("parameter " + std::to_string(i) + " is bfloat16 for bfloat16 vectors, and a product uses it transposed");
+  }
 }
 
 void check(const Plan& plan, const Arguments& call) {
@@ -147,6 +166,11 @@ const Int8Kernels& int8_kernels() {
   return *chosen;
 }
 
+const Bfloat16Kernels* bfloat16_kernels() {
+  static const Bfloat16Kernels* const chosen = choose_bfloat16();
+  return chosen;
+}
+
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
   for (const Engine* engine : available()) names.emplace_back(engine->name);
@@ -156,6 +180,7 @@ std::vector<std::string> available_isas() {
 void run(const Plan& plan, Arguments call) {
   check(plan, call);
   call.int8 = &int8_kernels();
+  call.bfloat16_kernels = bfloat16_kernels();
   if (forked.load(std::memory_order_relaxed)) call.threads = 1;
   engine().run(plan, call);
 }
@@ -177,6 +202,7 @@ std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* co
   call.parameters = parameters;
   call.scales = scales;
   call.bfloat16 = bfloat16;
+  call.bfloat16_kernels = bfloat16_kernels();
   check_small(plan, call);
   return engine().pack(plan, call);
 }

@@ -17,7 +17,7 @@ namespace {
 template <class T> void pack(const Problem<T>& p, int index, int threads) {
   for (std::size_t i = 0; i < p.plan.packs.size(); ++i) {
     const Pack& pack = p.plan.packs[i];
-    if (p.is_int8(pack.parameter)) continue;
+    if (p.is_int8(pack.parameter) || p.in_pairs(pack.parameter)) continue;
     if (p.is_sparse(pack.parameter)) {
       if (static_cast<int>(i) % threads == index) p.pack_sparse(static_cast<int>(i));
       continue;

@@ -75,7 +75,8 @@ class Again {
 // A forward plan with its parameters: matrices are packed once, vectors copied.
 class Frozen {
  public:
-  Frozen(nb::object plan, int item_size, const std::vector<Given>& parameters, const std::vector<Maybe>& scales)
+  Frozen(nb::object plan, int item_size, const std::vector<Given>& parameters, const std::vector<Maybe>& scales,
+         bool bfloat16_vectors)
       : plan_object_(std::move(plan)), plan_(nb::cast<const Plan&>(plan_object_)), item_size_(item_size) {
     if (parameters.size() != plan_.parameters.size())
       fail("got " + std::to_string(parameters.size()) + " parameters, expected " +
@@ -83,7 +84,8 @@ class Frozen {
     if (!scales.empty()) copy_scales(scales);
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Parameter& p = plan_.parameters[i];
-      bfloat16_.push_back(!is_int8(i) && parameters[i].dtype() == nb::dtype<std::uint16_t>());
+      const bool half = !is_int8(i) && parameters[i].dtype() == nb::dtype<std::uint16_t>();
+      bfloat16_.push_back(!half ? bfloat16_none : bfloat16_vectors ? bfloat16_both : bfloat16_weights);
       if (is_int8(i)) {
         if (parameters[i].dtype() != nb::dtype<std::int8_t>())
           fail("a parameter with scales has another dtype than int8");
@@ -98,8 +100,12 @@ class Frozen {
     packed_ = pack(plan_, item_size, addresses_.data(), int8_scales(), bfloat16());
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Parameter& p = plan_.parameters[i];
-      // a matrix is read in its packed form only, but for one of int8
-      const long kept = is_int8(i) ? p.rows * p.columns : p.columns == 0 ? p.rows * item_size : 0;
+      // a matrix is read in its packed form only, but for one whose products take rounded vectors
+      const bool in_pairs = bfloat16_[i] == bfloat16_both && bfloat16_kernels() != nullptr;
+      const long kept = is_int8(i)       ? p.rows * p.columns
+                        : in_pairs       ? p.rows * p.columns * 2
+                        : p.columns == 0 ? p.rows * item_size
+                                         : 0;
       kept_.push_back(kept > 0 ? reserve(kept, 1) : nullptr);
       if (kept > 0) std::memcpy(kept_[i].get(), addresses_[i], kept);
       addresses_[i] = kept_[i].get();
@@ -115,6 +121,7 @@ class Frozen {
     call.packed = packed_.get();
     call.scales = int8_scales();
     call.int8 = &int8_kernels();
+    call.bfloat16_kernels = bfloat16_kernels();
     call.bfloat16 = bfloat16();
     // the plan may read what was not given
     if (plan_.uses_elapsed && call.elapsed.address == nullptr && call.batch * call.time > 0) fail("elapsed is missing");
@@ -216,7 +223,7 @@ class Frozen {
   const float* const* int8_scales() const { return scales_.empty() ? nullptr : scales_.data(); }
 
   const std::uint8_t* bfloat16() const {
-    const bool any = std::find(bfloat16_.begin(), bfloat16_.end(), 1) != bfloat16_.end();
+    const bool any = std::any_of(bfloat16_.begin(), bfloat16_.end(), [](auto use) { return use != bfloat16_none; });
     return any ? bfloat16_.data() : nullptr;
   }
 
@@ -241,7 +248,7 @@ class Frozen {
   int item_size_;
   std::vector<void*> addresses_;  // of packed matrices: null
   std::vector<Memory> kept_, scale_memory_;
-  std::vector<std::uint8_t> bfloat16_;  // of each parameter, whether it is given as the bits of bfloat16
+  std::vector<std::uint8_t> bfloat16_;  // of each parameter, a Bfloat16Use
   std::vector<const float*> scales_;  // empty: nothing is int8; null: this parameter is not
   std::unique_ptr<PackedParameters> packed_;
   mutable Again again_;

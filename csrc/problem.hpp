@@ -59,7 +59,7 @@ inline Range share_of(long total, long unit, int index, int count) {
 }
 
 constexpr long product_rows = 512;  // rows whose addresses are gathered at a time
-constexpr long int8_rows_at_once = 64;
+constexpr long small_rows_at_once = 64;
 constexpr long row_unit = 64 / sizeof(float);
 
 // The buffers of one thread.
@@ -68,6 +68,7 @@ template <class T> struct Scratch {
   T **a, **init, **c;
   std::int8_t* int8_rows;  // the rows of `a`, rounded, and what a unit of each stands for
   float* int8_scales;
+  void* bfloat16_rows;     // the rows of `a`, rounded: as bits where there are kernels for it, else as floats
   Slot<T>* slots;
   Slot<T>* origins;
   int *moving, *special;
@@ -153,6 +154,8 @@ template <class T> struct Problem {
 
   bool is_int8(int parameter) const { return call.scales && call.scales[parameter]; }
   bool is_bfloat16(int parameter) const { return call.bfloat16 && call.bfloat16[parameter]; }
+  bool rounds_rows(int parameter) const { return call.bfloat16 && call.bfloat16[parameter] == bfloat16_both; }
+  bool in_pairs(int parameter) const { return rounds_rows(parameter) && call.bfloat16_kernels; }
   long element_size(int parameter) const {
     return is_int8(parameter) ? 1 : static_cast<long>(is_bfloat16(parameter) ? sizeof(Bfloat16) : sizeof(T));
   }
@@ -241,7 +244,7 @@ template <class T> struct Problem {
     for (std::size_t i = 0; i < plan.packs.size(); ++i) {
       const Pack& pack = plan.packs[i];
       const bool sparse = is_sparse(pack.parameter);
-      const bool dense = use_packs && !sparse && !is_int8(pack.parameter);
+      const bool dense = use_packs && !sparse && !is_int8(pack.parameter) && !in_pairs(pack.parameter);
       void* packed = carver.take<char>(
           dense ? product_of(Product<T>::packed_size(pack.count, pack.k), element_size(pack.parameter)) : 0);
       const long count = sparse ? nonzero[pack.parameter] : 0;
@@ -278,12 +281,13 @@ template <class T> struct Problem {
     s.a = carver.take<T*>(rows);
     s.init = carver.take<T*>(product_rows);
     s.c = carver.take<T*>(product_rows);
-    if (call.scales) {
+    if (call.scales || call.bfloat16) {
       long length = 0;
       for (const ProductPhase& phase : plan.products)
         for (const Segment& segment : phase.segments) length = larger(length, segment.length);
-      s.int8_rows = carver.take<std::int8_t>(int8_rows_at_once * int8_padded(length));
-      s.int8_scales = carver.take<float>(int8_rows_at_once);
+      s.int8_rows = carver.take<std::int8_t>(call.scales ? small_rows_at_once * int8_padded(length) : 0);
+      s.int8_scales = carver.take<float>(call.scales ? small_rows_at_once : 0);
+      s.bfloat16_rows = carver.take<float>(call.bfloat16 ? small_rows_at_once * bfloat16_padded(length) : 0);
     }
     s.slots = carver.take<Slot<T>>(operands);
     s.origins = carver.take<Slot<T>>(operands);

@@ -8,8 +8,9 @@ namespace recurra {
 
 void bind_streaming(nb::module_& m) {
   nb::class_<Frozen>(m, "Frozen", "A forward plan with parameters that never change, packed once.")
-      .def(nb::init<nb::object, int, const std::vector<Given>&, const std::vector<Maybe>&>(), nb::arg("plan"),
-           nb::arg("item_size"), nb::arg("parameters"), nb::arg("scales") = std::vector<Maybe>())
+      .def(nb::init<nb::object, int, const std::vector<Given>&, const std::vector<Maybe>&, bool>(), nb::arg("plan"),
+           nb::arg("item_size"), nb::arg("parameters"), nb::arg("scales") = std::vector<Maybe>(),
+           nb::arg("bfloat16_vectors") = false)
       .def("forward", &Frozen::forward, nb::arg("x"), nb::arg("y"), nb::arg("before"), nb::arg("after"),
            nb::arg("lengths") = nb::none(), nb::arg("reset") = nb::none(), nb::arg("elapsed") = nb::none(),
            nb::arg("threads") = 1,

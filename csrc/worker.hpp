@@ -143,7 +143,8 @@ template <class T> class Worker {
   void product(const ProductPhase& phase, const Extent& extent) {
     long left = count_rows(extent), t = extent.steps.begin, b = extent.rows.begin;
     while (left > 0) {
-      const long count = smaller(left, p_.is_int8(phase.parameter) ? int8_rows_at_once : product_rows);
+      const bool rounds = p_.is_int8(phase.parameter) || p_.rounds_rows(phase.parameter);
+      const long count = smaller(left, rounds ? small_rows_at_once : product_rows);
       product_of_rows(phase, extent, t, b, count);
       left -= count;
       for (long passed = count; left > 0 && passed > 0;) {
@@ -178,6 +179,7 @@ template <class T> class Worker {
         if (i != gathered) {
           gather(segment.reference, extent, t, b, count, s_.a);
           if (p_.is_int8(phase.parameter)) round_rows(segment.length, count);
+          if (p_.rounds_rows(phase.parameter)) round_rows_to_bfloat16(segment.length, count);
         }
         gathered = i;
         segment_product(phase, block, segment, count, init, range);
@@ -191,6 +193,36 @@ template <class T> class Worker {
     if constexpr (sizeof(T) == sizeof(float))
       for (long r = 0; r < count; ++r)
         s_.int8_scales[r] = p_.call.int8->quantise(s_.a[r], length, s_.int8_rows + r * int8_padded(length));
+  }
+
+  // Where there are no kernels for it, s_.a becomes the rows with the numbers rounded.
+  void round_rows_to_bfloat16(long length, long count) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const long stride = bfloat16_padded(length);
+      for (long r = 0; r < count; ++r) {
+        if (p_.call.bfloat16_kernels) {
+          std::uint16_t* row = static_cast<std::uint16_t*>(s_.bfloat16_rows) + r * stride;
+          for (long i = 0; i < length; ++i) row[i] = nearest_bfloat16(s_.a[r][i]);
+          std::memset(row + length, 0, sizeof(*row) * (stride - length));
+        } else {
+          float* row = static_cast<float*>(s_.bfloat16_rows) + r * stride;
+          for (long i = 0; i < length; ++i) row[i] = widened_bits(nearest_bfloat16(s_.a[r][i]));
+          s_.a[r] = row;
+        }
+      }
+    }
+  }
+
+  void paired_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,
+                      const T* const* init, const Range& panels) {
+    if constexpr (sizeof(T) == sizeof(float)) {
+      const long columns = p_.plan.parameters[phase.parameter].columns;
+      const auto* values = static_cast<const std::uint16_t*>(p_.call.parameters[phase.parameter]);
+      const Bfloat16Rows rows{static_cast<const std::uint16_t*>(s_.bfloat16_rows), bfloat16_padded(segment.length), count};
+      p_.call.bfloat16_kernels->product(
+          rows, {values + block.begin * columns + segment.begin, columns, segment.length}, init, s_.c,
+          panels.begin * Product<T>::panel, smaller(block.count, panels.end * Product<T>::panel));
+    }
   }
 
   void int8_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,
@@ -214,6 +246,7 @@ template <class T> class Worker {
       return;
     }
     if (p_.is_int8(phase.parameter)) return int8_product(phase, block, segment, count, init, panels);
+    if (p_.in_pairs(phase.parameter)) return paired_product(phase, block, segment, count, init, panels);
     p_.with_elements(phase.parameter, [&](const auto* matrix) {
       using Element = std::decay_t<decltype(*matrix)>;
       if (p_.use_packs) {

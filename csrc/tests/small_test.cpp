@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <limits>
 
+#include "../bfloat16.hpp"
+#include "../bfloat16_kernels.hpp"
 #include "../int8.hpp"
 #include "../product.hpp"
 #include "support.hpp"
@@ -164,7 +166,69 @@ struct Bfloat16Test {
   }
 };
 
+static void test_rounding() {
+  const auto expect = [](float x, std::uint16_t bits) {
+    CHECK(nearest_bfloat16(x) == bits, "nearest_bfloat16(%g) is %x, not %x", double(x), nearest_bfloat16(x), bits);
+  };
+  const float infinity = std::numeric_limits<float>::infinity();
+  expect(1.0f, 0x3f80), expect(-0.0f, 0x8000), expect(infinity, 0x7f80), expect(-infinity, 0xff80);
+  expect(0x1.01p0f, 0x3f80), expect(0x1.03p0f, 0x3f82), expect(0x1.010002p0f, 0x3f81), expect(0x1.00fffep0f, 0x3f80);
+  expect(std::numeric_limits<float>::max(), 0x7f80), expect(0x1.fep127f, 0x7f7f), expect(0x1p-149f, 0);
+  for (std::uint32_t bits : {0x7f800001u, 0x7fffffffu, 0xffffffffu, 0xff800001u}) {
+    float nan;
+    std::memcpy(&nan, &bits, sizeof nan);
+    CHECK(std::isnan(widened_plainly(nearest_bfloat16(nan))), "NaN of bits %x", bits);
+  }
+}
+
+#if defined(RECURRA_BF16)
+namespace recurra::RECURRA_ISA {
+extern const Bfloat16Kernels bfloat16_kernels;
+}
+
+struct PairsTest {
+  Guarded<std::uint16_t> all{largest_rows * recurra::bfloat16_padded(largest_k)}, matrix{largest_n * (largest_k + gap)};
+  Rows<float> c{largest_rows, largest_n}, d{largest_rows, largest_n}, init{largest_rows, largest_n};
+
+  void run(long rows, long n, long k) {
+    const long padded = recurra::bfloat16_padded(k), stride = k + (n + k) % 2 * gap;
+    std::uint16_t *a = all.reset(rows * padded), *m = matrix.reset((n - 1) * stride + k);
+    for (long i = 0; i < rows * padded; ++i) a[i] = i % padded < k ? nearest_bfloat16(float(uniform(-2, 2))) : 0;
+    for (long i = 0; i < (n - 1) * stride + k; ++i) m[i] = draw_weight();
+    c.reset(rows, n), d.reset(rows, n), init.reset(rows, n);
+    const recurra::Bfloat16Rows whole{a, padded, rows};
+    const bool with_init = (rows + n + k) % 2 == 0;
+    const float* const* start = with_init ? init.constant.data() : nullptr;
+    bfloat16_kernels.product(whole, {m, stride, k}, start, c.pointers.data(), 0, n / 3);
+    bfloat16_kernels.product(whole, {m, stride, k}, start, c.pointers.data(), n / 3, n);
+    for (long r = 0; r < rows; ++r)
+      bfloat16_kernels.product({a + r * padded, padded, 1}, {m, stride, k}, start ? start + r : nullptr,
+                               d.pointers.data() + r, 0, n);
+    long wrong = 0, differ = 0;
+    for (long r = 0; r < rows; ++r)
+      for (long j = 0; j < n; ++j) {
+        double sum = with_init ? init.pointers[r][j] : 0, size = std::fabs(sum);
+        for (long i = 0; i < k; ++i) {
+          const double term = double(widened_plainly(a[r * padded + i])) * widened_plainly(m[j * stride + i]);
+          sum += term, size += std::fabs(term);
+        }
+        // products are exact, each sum is rounded, and so is what falls below the normal numbers, to zero
+        const double tolerance = (k + 2) * std::numeric_limits<float>::epsilon() * size + 3 * k * 0x1p-126;
+        wrong += !(std::fabs(c.pointers[r][j] - sum) <= tolerance);
+        differ += !same(c.pointers[r][j], d.pointers[r][j]);
+      }
+    CHECK(wrong == 0 && differ == 0, "pairs %ld x %ld x %ld: %ld wrong, %ld differ", rows, k, n, wrong, differ);
+    CHECK(all.intact() && matrix.intact() && c.intact() && d.intact() && init.intact(), "memory of pairs %ld x %ld x %ld",
+          rows, k, n);
+  }
+};
+#endif
+
 int main() {
+  test_rounding();
+#if defined(RECURRA_BF16)
+  PairsTest pairs;
+#endif
   Int8Test int8;
   Bfloat16Test bfloat16;
   for (long rows : {1L, 2L, 3L, 7L, 8L})
@@ -172,6 +236,9 @@ int main() {
       for (long k : {0L, 1L, 2L, 15L, 16L, 17L, 31L, 32L, 33L, 63L, 64L, 65L, 100L, 127L, 128L, 129L, 300L}) {
         int8.run(rows, n, k, false), int8.run(rows, n, k, true);
         bfloat16.run(rows, n, k, true), bfloat16.run(rows, n, k, false);
+#if defined(RECURRA_BF16)
+        pairs.run(rows, n, k);
+#endif
       }
   std::printf("%ld checks, %ld failed\n", checks, failures);
   return failures ? 1 : 0;

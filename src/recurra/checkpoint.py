@@ -129,13 +129,14 @@ def restored(build: Callable[[], _Module], weights: Mapping[str, torch.Tensor], 
     """
     small = find_small(weights, source=source)
     _check_shapes(outlined(build, source=source), weights, small, source)
-    held = frozenset[str]() if small is None else small.names
+    # what says something of small weights is no weight; of another dtype than theirs it has that of the others
+    held = {n for n in small.names | small.beside if weights[n].dtype is not torch.float32} if small else set[str]()
     floating = next((w.dtype for n, w in weights.items() if w.is_floating_point() and n not in held), None)
     model = build()
     model = model if floating is None else model.to(floating)
     if small is not None:
         try:
-            model = quantise(model, small.names, weights=small.form)
+            model = quantise(model, small.names, weights=small.form, activations=small.activations)
         except RecurraError as error:
             raise FormatError(f"the {small.form} weights in {source!r} do not fit its model: {error}") from None
     model.load_state_dict(weights)

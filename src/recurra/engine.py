@@ -81,16 +81,27 @@ def lease(size: int) -> np.ndarray:
     return _engine().lease(size)
 
 
+def bfloat16_isa() -> str:
+    """The instruction set that multiplies bfloat16 by bfloat16; empty where float32 does, with the vectors rounded."""
+    return _engine().bfloat16_isa()
+
+
 def frozen(
-    plan: Any, item_size: int, parameters: list[np.ndarray], scales: list[np.ndarray | None] | None = None
+    plan: Any,
+    item_size: int,
+    parameters: list[np.ndarray],
+    scales: list[np.ndarray | None] | None = None,
+    *,
+    bfloat16_vectors: bool = False,
 ) -> Any:
     """A forward plan with parameters that never change, packed once: `forward`, `step`.
 
     `parameters` are contiguous arrays of the plan's shapes, of 4 or 8 bytes an element; where there are `scales`, of
-    int8, with one for each row; a matrix beside float32 may be of uint16, the bits of bfloat16. Raises
-    BackendUnavailable without an engine.
+    int8, with one for each row; a matrix beside float32 may be of uint16, the bits of bfloat16, and with
+    `bfloat16_vectors` the vectors that it multiplies are rounded to bfloat16. Raises BackendUnavailable without an
+    engine.
     """
-    return _engine().Frozen(plan, item_size, parameters, scales or [])
+    return _engine().Frozen(plan, item_size, parameters, scales or [], bfloat16_vectors)
 
 
 def stream(frozen: Any, rows: int) -> Any:

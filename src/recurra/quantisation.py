@@ -18,26 +18,40 @@ from recurra.program.matrices import product_parameters
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def quantise(model: Model, chosen: Collection[str] | None = None, *, weights: str = "int8") -> Model:
+def quantise(
+    model: Model,
+    chosen: Collection[str] | None = None,
+    *,
+    weights: str = "int8",
+    activations: str | None = None,
+) -> Model:
     """The same model with small weights, for inference on the CPU. The model that is given does not change.
 
     The matrices of every `recurra.nn.Recurrent` that stand in products, and those of linear layers and embeddings,
     become int8 with a float32 scale for each row, or bfloat16. With int8, vectors are rounded to int8 on the way into a
-    product, whose sum is exact; with bfloat16 products are those of float32 with the rounded weights. Everything else,
-    states and what is pointwise, stays float32. Training what is returned is refused.
+    product, whose sum is exact; with bfloat16 products are those of float32 with the rounded weights, or, where
+    activations are bfloat16, with vectors that are rounded on the way in, too. Everything else, states and what is
+    pointwise, stays float32. Training what is returned is refused.
 
     Args:
         model: a layer, or any module with layers in it, of float32.
         chosen: the names of the matrices, as in `model.state_dict()`; None for all that can be small.
         weights: "int8" or "bfloat16".
+        activations: "bfloat16" rounds the vectors that bfloat16 weights multiply, to the nearest number of bfloat16; sums
+            are of float32. None for what comes with the weights: int8, or with bfloat16 no rounding.
 
     Raises:
-        ArgumentError: the model is no module, no weight can be small, a name is no weight that can, or weights are not
+        ArgumentError: activations do not go with the weights, the model is no module, no weight can be small, a name is no weight that can, or weights are not
             finite.
         ShapeError: the weights are not of float32 on the CPU.
     """
     if weights not in FORMS:
         raise ArgumentError("the form of the weights", got=weights, expected=" or ".join(FORMS))
+    if activations is not None and (weights, activations) != ("bfloat16", "bfloat16"):
+        raise ArgumentError(
+            f"activations={activations!r} with {weights} weights",
+            expected="activations='bfloat16' with weights='bfloat16', or None",
+        )
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             f"model is a {type(model).__name__}"
@@ -47,7 +61,8 @@ def quantise(model: Model, chosen: Collection[str] | None = None, *, weights: st
             advice="Build it with recurra.nn or open it with recurra.load",
         )
     left = None if chosen is None else set(chosen)
-    made = _Conversion(FORMS[weights], left).convert(copy.deepcopy(model), "")
+    form = FORMS[weights]._replace(bfloat16_vectors=activations is not None)
+    made = _Conversion(form, left).convert(copy.deepcopy(model), "")
     if left is None and not any(isinstance(m, SmallRecurrent | SmallMatrix) for m in made.modules()):
         raise ArgumentError(
             f"{type(model).__name__} holds no weights that can be {weights}",
@@ -97,11 +112,13 @@ _PLAIN = {nn.Linear: SmallLinear, nn.Embedding: SmallEmbedding}
 
 
 class Found(NamedTuple):
-    """The small weights in a file: `names`, held as `form`, and the names of what stands beside them."""
+    """The small weights in a file: `names`, held as `form`, the names of what stands beside them, and what activations
+    become in their products, as `quantise` takes it."""
 
     form: str
     names: frozenset[str]
     beside: frozenset[str]
+    activations: str | None
 
 
 def find_small(weights: Mapping[str, Tensor], *, source: str) -> Found | None:
@@ -114,13 +131,18 @@ def find_small(weights: Mapping[str, Tensor], *, source: str) -> Found | None:
     """
     eights = [name for name, value in weights.items() if value.dtype is torch.int8]
     halves = [n for n, v in weights.items() if v.dtype is torch.bfloat16 and _mark_name(n) in weights]
+    # these are no weights
+    said = {n for n in halves if n.rpartition(".")[2] == bfloat16.ACTIVATIONS and weights[n].shape == (0,)}
+    halves = [n for n in halves if n not in said]
     if eights and halves:
         raise FormatError(f"the weights in {source!r} are int8 and bfloat16", expected="one of the two beside float32")
     form, beside_name = ("int8", _scales_name) if eights else ("bfloat16", _mark_name)
     names = frozenset(eights or halves)
     for name in sorted(names):
         _check(form, f"{name} in {source!r}", weights[name], weights.get(beside_name(name)))
-    return Found(form, names, frozenset(map(beside_name, names))) if names else None
+    rounds = bool(halves) and bfloat16.rounds_activations(weights.keys(), repr(source))
+    beside = frozenset(map(beside_name, names)) | said
+    return Found(form, names, beside, "bfloat16" if rounds else None) if names else None
 
 
 def _check(form: str, name: str, matrix: Tensor, beside: Tensor | None) -> None:

@@ -1,6 +1,6 @@
 """Layers with weights of fewer bits, for inference: int8 with a scale for each row (`recurra.int8`), or bfloat16.
 
-With int8, vectors are rounded on the way into a product. Sums, states and everything pointwise stay float32.
+With int8, vectors are rounded on the way into a product, and to bfloat16 where that is asked for. Sums, states and everything pointwise stay float32.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from recurra.nn.layer import State
 from recurra.nn.recurrent import Recurrent
 from recurra.ops.inference import SmallScan
 from recurra.ops.reference import core_values
+from recurra.program import Program
 from recurra.program.matrices import product_matrices, product_parameters, projection
 
 
@@ -30,6 +31,8 @@ class Form(NamedTuple):
     rounded: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     """Of a float32 matrix the values, and the scales of their rows; None where they have none. Raises ArgumentError
     for numbers that are not finite."""
+    bfloat16_vectors: bool = False
+    """Whether vectors are rounded to bfloat16 on the way into a product."""
 
 
 def _int8(matrix: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -59,6 +62,8 @@ class _Small(nn.Module):
         # Before the weights: it is what others take the dtype and device from. Where there are scales, these tell in a
         # file that the weights are no others of this dtype.
         self.register_buffer(bfloat16.BESIDE, torch.zeros(0), persistent=form.name == "bfloat16")
+        if form.bfloat16_vectors:
+            self.register_buffer(bfloat16.ACTIVATIONS, torch.zeros(0, dtype=torch.bfloat16))
         self.int8_scales = nn.Module()
         self.training = False
 
@@ -73,6 +78,12 @@ class _Small(nn.Module):
     def form_name(self) -> str:
         """How the weights are held."""
         return self._form.name
+
+    def _description(self) -> str:
+        return self._form.name + (" by bfloat16" if self._form.bfloat16_vectors else "")
+
+    def _made_of(self, program: Program, core: list[Tensor], scales: list[Tensor | None]) -> SmallScan:
+        return SmallScan(program, core, scales, bfloat16_vectors=self._form.bfloat16_vectors)
 
     def _scales_of(self, name: str) -> Tensor | None:
         return self.int8_scales._buffers.get(name)
@@ -152,7 +163,7 @@ class SmallRecurrent(_Small, Recurrent):
         """Nothing is drawn: the weights are those of another layer."""
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, {self._form.name}: {', '.join(self._chosen) or 'computed matrices only'}"
+        return f"{super().extra_repr()}, {self._description()}: {', '.join(self._chosen) or 'computed matrices only'}"
 
     def _parameter_values(self) -> tuple[Tensor, ...]:
         # what the others have the dtype and device of
@@ -168,7 +179,7 @@ class SmallRecurrent(_Small, Recurrent):
 
     def _small_scan(self) -> SmallScan:
         if self._made is None:
-            self._made = SmallScan(self.program, *self._core())
+            self._made = self._made_of(self.program, *self._core())
         return self._made
 
     def _core(self) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -224,7 +235,7 @@ class SmallMatrix(_Small):
         return super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
-        return ", ".join(map(str, self.weight.shape)) + f", {self._form.name}"
+        return ", ".join(map(str, self.weight.shape)) + f", {self._description()}"
 
     def multiply(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x (..., columns) times the matrix, plus the bias (rows,): (..., rows).
@@ -240,7 +251,7 @@ class SmallMatrix(_Small):
         if made is None:
             core = [weight] if bias is None else [weight, bias.detach()]
             # of one bias after the other, as they come
-            made = SmallScan(_LINEAR[bias is not None], core, [self._scales_of("weight"), None][: len(core)])
+            made = self._made_of(_LINEAR[bias is not None], core, [self._scales_of("weight"), None][: len(core)])
             self._made = {bias: made}
         y, _ = made.step(x.reshape(-1, x.shape[-1]), ())
         return y.reshape(*x.shape[:-1], weight.shape[0])

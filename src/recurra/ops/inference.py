@@ -19,7 +19,7 @@ from recurra.program import Program
 
 class SmallScan:
     """A program with core parameters that never change: int8 where there are scales, one for each row, else bfloat16 or
-    float32.
+    float32. With `bfloat16_vectors`, what bfloat16 matrices multiply is rounded to bfloat16, too.
 
     Raises (in calls):
         ArgumentError: a gradient is wanted, or torch traces the call.
@@ -27,10 +27,18 @@ class SmallScan:
         ShapeError: something does not fit, or is not of float32 on the CPU.
     """
 
-    def __init__(self, program: Program, core: Sequence[Tensor], scales: Sequence[Tensor | None]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        core: Sequence[Tensor],
+        scales: Sequence[Tensor | None],
+        *,
+        bfloat16_vectors: bool = False,
+    ) -> None:
         self._program = program
         self._core = [p.contiguous() for p in core]
         self._scales = scales
+        self._vectors = bfloat16_vectors
         self._quick: _Step | None = None
 
     def __call__(
@@ -46,7 +54,7 @@ class SmallScan:
         if torch.is_autocast_enabled("cpu"):
             x, elapsed = x.float(), None if elapsed is None else elapsed.float()
         text = text_of(self._program)
-        call = native.Call(text, x, states, self._core, lengths, reset, elapsed, self._scales)
+        call = native.Call(text, x, states, self._core, lengths, reset, elapsed, self._scales, self._vectors)
         plan, call = native.prepare(call, "infer")
         y, final = native.new_results(plan, call)
         native.run_forward(plan, call, y, final, call.x.new_empty(0))
@@ -61,7 +69,7 @@ class SmallScan:
             _check_possible([x, *states])
             text, x_1 = text_of(self._program), x[:, None]
             native.check(native.Call(text, x_1, states, self._core, None, None, None, self._scales))
-            self._quick = _Step(self._program, x, states, self._core, self._scales)
+            self._quick = _Step(self._program, x, states, self._core, self._scales, self._vectors)
         y, after = self(x[:, None], states, elapsed=None if elapsed is None else elapsed[:, None])
         return y[:, 0], after
 
@@ -80,6 +88,7 @@ class _Step:
         states: Sequence[Tensor],
         core: Sequence[Tensor],
         scales: Sequence[Tensor | None],
+        vectors: bool,
     ) -> None:
         plan = native.plan_of(text_of(program), "infer", native.columns_of(x, states, core))
         self._forward = plan.forward
@@ -88,7 +97,7 @@ class _Step:
         self._states = tuple(plan.state_columns)
         self._core = [p.data_ptr() for p in core]
         self._scales = [0 if scale is None else scale.data_ptr() for scale in scales]
-        self._bfloat16 = native.bfloat16_flags(core)
+        self._bfloat16 = native.bfloat16_flags(core, vectors)
 
     def __call__(self, x: Tensor, states: Sequence[Tensor]) -> Result | None:
         """The step; None unless the arguments are plain."""

@@ -26,7 +26,7 @@ class Call(NamedTuple):
     """The arguments of a scan as the op takes them: the program as JSON, and the values of its core parameters.
 
     `scales` are those of the rows of the core parameters that are int8, and None for the others: of these, matrices may
-    then be bfloat16.
+    then be bfloat16; with `bfloat16_vectors` what these multiply is rounded to bfloat16.
     """
 
     program: str
@@ -37,6 +37,7 @@ class Call(NamedTuple):
     reset: Tensor | None
     elapsed: Tensor | None
     scales: Sequence[Tensor | None] | None = None
+    bfloat16_vectors: bool = False
 
 
 class Columns(NamedTuple):
@@ -149,6 +150,7 @@ def _readable(call: Call) -> Call:
         None if call.reset is None else call.reset.contiguous(),
         call.elapsed,
         call.scales,
+        call.bfloat16_vectors,
     )
 
 
@@ -160,9 +162,9 @@ def _address(value: Tensor | None) -> int:
     return 0 if value is None else value.data_ptr()
 
 
-def bfloat16_flags(core: Sequence[Tensor]) -> bytes:
-    """Of each core parameter, whether it is bfloat16, as the engine takes it."""
-    return bytes(p.dtype is torch.bfloat16 for p in core)
+def bfloat16_flags(core: Sequence[Tensor], vectors: bool) -> bytes:
+    """Of each core parameter, whether it is bfloat16, and then whether what it multiplies is, as the engine takes it."""
+    return bytes((2 if vectors else 1) if p.dtype is torch.bfloat16 else 0 for p in core)
 
 
 def _addresses(values: Sequence[Tensor | None]) -> list[int]:
@@ -245,7 +247,7 @@ def run_forward(plan: Any, call: Call, y: Tensor, final: Sequence[Tensor], tape:
         _address(call.lengths), _address(call.reset), tape.data_ptr(),
         _addresses(call.core), _addresses(call.states), _addresses(final),
         None if call.scales is None else _addresses(call.scales),
-        None if call.scales is None else bfloat16_flags(call.core),
+        None if call.scales is None else bfloat16_flags(call.core, call.bfloat16_vectors),
     )  # fmt: skip
 
 

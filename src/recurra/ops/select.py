@@ -22,6 +22,7 @@ from recurra.ops.native import DTYPES
 from recurra.ops.segments import describe
 from recurra.ops.tracing import constant_while_tracing
 
+_NO_BFLOAT16 = "are rounded and run in float32, without AVX512_BF16"
 _CHOICES = ("auto", "native", "reference")
 _functorch_stack: Callable[[], object] = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -122,6 +123,8 @@ class Backends:
     threads: int
     choice: str
     memory: str
+    bfloat16_isa: str
+    """What multiplies bfloat16 by bfloat16; empty where that is float32, on rounded numbers."""
     routes: tuple[Route, ...]
 
     def __str__(self) -> str:
@@ -142,7 +145,8 @@ class Backends:
             lines.append("linear cells run by a parallel scan in torch wherever the reference is named")
         if self.engine:
             lines.append(
-                "weights may be int8 or bfloat16 (recurra.quantise); activations stay float32, without AVX512_BF16"
+                "weights may be int8 or bfloat16 (recurra.quantise); bfloat16 activations "
+                + (f"run on {self.bfloat16_isa}" if self.bfloat16_isa else _NO_BFLOAT16)
             )
         return "\n".join([*lines, f"memory: {self.memory}"])
 
@@ -167,5 +171,6 @@ def backends() -> Backends:
         threads=torch.get_num_threads(),
         choice=Choice.name,
         memory=describe(),
+        bfloat16_isa=engine.bfloat16_isa() if there else "",
         routes=tuple(routes),
     )

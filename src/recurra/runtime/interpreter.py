@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from recurra import bfloat16, int8
-from recurra.bfloat16 import BFLOAT16
+from recurra.bfloat16 import ROUNDING, is_bfloat16
 from recurra.int8 import Int8Matrix
 from recurra.int8 import product_by_heads as int8_product
 from recurra.program import Program
@@ -20,7 +20,15 @@ from recurra.runtime.rows import Rows
 
 Values = dict[int, Any]
 Matrix = np.ndarray | Int8Matrix
-"""Of float32, float64 or `BFLOAT16`; or int8."""
+"""Of float32, float64 or `bfloat16.BFLOAT16` or `ROUNDING`; or int8."""
+
+
+class _Rounding(NamedTuple):
+    """A matrix of float32 in whose products vectors are rounded to bfloat16."""
+
+    values: np.ndarray
+
+
 _REDUCTIONS = {"sum": np.sum, "max": np.max, "min": np.min}
 
 
@@ -35,7 +43,7 @@ def dtype_of(parameters: Sequence[Matrix]) -> np.dtype:
 
 
 def _is_small(matrix: Matrix) -> bool:
-    return isinstance(matrix, Int8Matrix) or matrix.dtype == BFLOAT16
+    return isinstance(matrix, Int8Matrix) or is_bfloat16(matrix)
 
 
 def _evaluate(program: Program, node: Node, inputs: list[Any], dtype: Any) -> Any:
@@ -46,6 +54,8 @@ def _evaluate(program: Program, node: Node, inputs: list[Any], dtype: Any) -> An
         rows, columns = program.nodes[node.inputs[0]].shape
         if isinstance(inputs[0], Int8Matrix):
             return int8_product(inputs[0], inputs[1], rows.count, columns.parts)
+        if isinstance(inputs[0], _Rounding):
+            inputs = [inputs[0].values, bfloat16.nearest(inputs[1])]
         if columns.parts > 1:
             return _product_by_heads(node.operation, inputs[0], inputs[1], rows.count, columns.parts)
         return inputs[1] @ (inputs[0].T if node.operation == "matmul" else inputs[0])
@@ -112,7 +122,10 @@ def small_core(program: Program, parameters: Sequence[Matrix], sizes: Mapping[st
     small = next((p for p in parameters if _is_small(p)), None)
     if small is None:
         return list(core_values(program, cast(Sequence[np.ndarray], parameters), sizes))
-    rounded = int8.rounded if isinstance(small, Int8Matrix) else bfloat16.rounded
+    rounded: Callable[[np.ndarray], Matrix] = int8.rounded
+    if not isinstance(small, Int8Matrix):
+        kind = small.dtype
+        rounded = lambda value: bfloat16.rounded(value).view(kind)  # noqa: E731
     # of those that are small, computed values read no more than the shape
     nothing = np.zeros((), np.float32)
     floats = [np.broadcast_to(nothing, shape_of(p)) if _is_small(p) else cast(np.ndarray, p) for p in parameters]
@@ -127,15 +140,22 @@ def small_core(program: Program, parameters: Sequence[Matrix], sizes: Mapping[st
     return core
 
 
+def _in_products(matrix: Matrix) -> Any:
+    if isinstance(matrix, Int8Matrix):
+        return matrix
+    values = bfloat16.widened(matrix)
+    return _Rounding(values) if matrix.dtype == ROUNDING else values
+
+
 class Interpreter:
     """A program with its parameters, in numpy."""
 
     def __init__(self, program: Program, core: Sequence[Matrix], sizes: Mapping[str, int]) -> None:
         self.program = program
         self.dtype = dtype_of(core)
-        core = [p if isinstance(p, Int8Matrix) else bfloat16.widened(p) for p in core]
+        values = [_in_products(p) for p in core]
         self.output_columns = program.output_width.size(sizes)
-        fixed: Values = dict(zip(program.core_parameters, core, strict=True)) | _constants(program, sizes, self.dtype)
+        fixed: Values = dict(zip(program.core_parameters, values, strict=True)) | _constants(program, sizes, self.dtype)
         known = set(fixed)
         for i in sorted(program.live):
             if program.nodes[i].inputs and known.issuperset(program.nodes[i].inputs):

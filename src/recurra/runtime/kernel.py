@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from recurra import engine
-from recurra.bfloat16 import BFLOAT16
+from recurra.bfloat16 import ROUNDING, is_bfloat16
 from recurra.errors import ArgumentError, RecurraBackendWarning, ShapeError
 from recurra.int8 import Int8Matrix
 from recurra.program import Program
@@ -75,8 +75,11 @@ class Kernel:
             )
             values = [_bits(p.values if isinstance(p, Int8Matrix) else p) for p in core]
             scales = [p.scales if isinstance(p, Int8Matrix) else None for p in core]
+            vectors = any(not isinstance(p, Int8Matrix) and p.dtype == ROUNDING for p in core)
             whole = not any(scale is not None for scale in scales)
-            self.frozen = engine.frozen(plan, self.dtype.itemsize, values, None if whole else scales)
+            self.frozen = engine.frozen(
+                plan, self.dtype.itemsize, values, None if whole else scales, bfloat16_vectors=vectors
+            )
 
     def forward(
         self, x: np.ndarray, states: Sequence[np.ndarray], rows: Rows = _EVERY_ROW
@@ -116,7 +119,7 @@ class Kernel:
 
 
 def _bits(matrix: np.ndarray) -> np.ndarray:
-    return matrix.view(np.uint16) if matrix.dtype == BFLOAT16 else matrix
+    return matrix.view(np.uint16) if is_bfloat16(matrix) else matrix
 
 
 def _say(reason: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from recurra import bfloat16
-from recurra.bfloat16 import BFLOAT16, widened
+from recurra.bfloat16 import BFLOAT16, ROUNDING, nearest, widened
 from recurra.errors import FormatError
 from recurra.int8 import SCALES, Int8Matrix, check, product
 
@@ -18,6 +18,7 @@ class Weights:
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         if {np.dtype(np.int8), BFLOAT16}.issubset(array.dtype for array in arrays.values()):
             raise FormatError("the weights are int8 and bfloat16", expected="one of the two beside float32")
+        bfloat16.rounds_activations(arrays.keys(), "the file")
         floats = [array for array in arrays.values() if array.dtype.kind == "f"]
         double = any(array.dtype == np.float64 for array in floats)
         self.dtype = np.dtype(np.float64 if double else np.float32)
@@ -49,7 +50,7 @@ class Weights:
         return np.ascontiguousarray(array, dtype=self.dtype)
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> np.ndarray | Int8Matrix:
-        """The same for a matrix of products, which may be int8 or `BFLOAT16`. Raises FormatError, also for bad scales
+        """The same for a matrix of products, which may be int8, `BFLOAT16` or `ROUNDING`. Raises FormatError, also for bad scales
         and for numbers of these that are not finite."""
         full = self._prefix + name
         array = self._arrays.get(full)
@@ -62,7 +63,13 @@ class Weights:
             return self.take(name, shape)
         self._take_small(full, beside)
         bfloat16.check(full, array, self._arrays[beside])
-        return array
+        said = f"{self._prefix}{bfloat16.ACTIVATIONS}"
+        if said not in self._arrays:
+            return array
+        if self._arrays[said].dtype != BFLOAT16 or self._arrays[said].shape != (0,):
+            raise FormatError(f"{said} beside the bfloat16 weights", expected="bfloat16 of shape (0,)")
+        self._used.add(said)
+        return array.view(ROUNDING)
 
     def _take_small(self, full: str, beside: str) -> None:
         if self.dtype != np.float32:
@@ -83,6 +90,7 @@ class Linear:
         weight = weights.matrix("weight", (output_size, input_size))
         # numpy multiplies by float32 only
         self.weight = weight if isinstance(weight, Int8Matrix) else widened(weight)
+        self._rounds = not isinstance(weight, Int8Matrix) and weight.dtype == ROUNDING
         self.bias = weights.take("bias", (output_size,)) if bias else None
 
     def scale(self, factor: float) -> None:
@@ -93,5 +101,8 @@ class Linear:
             self.weight = self.weight * self.weight.dtype.type(factor)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        y = product(self.weight, x) if isinstance(self.weight, Int8Matrix) else x @ self.weight.T
+        if isinstance(self.weight, Int8Matrix):
+            y = product(self.weight, x)
+        else:
+            y = (nearest(x) if self._rounds else x) @ self.weight.T
         return y if self.bias is None else y + self.bias
