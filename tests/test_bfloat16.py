@@ -236,6 +236,8 @@ def test_the_engine_refuses_bfloat16_where_it_cannot_multiply():
         run(infer, 4, None, bytes([0, 0, 1]))
     with pytest.raises(ValueError, match="both int8 and bfloat16"):
         run(infer, 4, [scales.data_ptr(), 0, 0], bytes([1, 0, 0]))
+    with pytest.raises(ValueError, match="bfloat16 in no known way"):
+        run(infer, 4, None, bytes([3, 0, 0]))
     for flags in (b"", bytes(2), bytes(4)):
         with pytest.raises(ValueError, match="expected 3"):
             run(infer, 4, None, flags)
