@@ -79,7 +79,9 @@ def test_without_instructions_the_bits_are_those_of_float32_with_rounded_vectors
         assert torch.equal(y, wanted)
 
 
-@pytest.mark.parametrize("kind", ["gru", "lstm", "slstm", "antisymmetric_rnn", "clockwork_rnn", "mgu", residual], ids=str)
+@pytest.mark.parametrize(
+    "kind", ["gru", "lstm", "slstm", "antisymmetric_rnn", "clockwork_rnn", "mgu", residual], ids=str
+)
 def test_torch_the_runtime_and_numpy_round_alike(kind, tmp_path, monkeypatch):
     held = both(layer_of(kind))
     recurra.save_layer(held, tmp_path)
@@ -153,7 +155,9 @@ def test_a_file_that_says_it_of_some_parts_only_or_otherwise_is_refused(change, 
         recurra.runtime.load(folder)
 
 
-@pytest.mark.parametrize(("weights", "activations"), [("int8", "bfloat16"), ("bfloat16", "int8"), ("bfloat16", "float16")])
+@pytest.mark.parametrize(
+    ("weights", "activations"), [("int8", "bfloat16"), ("bfloat16", "int8"), ("bfloat16", "float16")]
+)
 def test_what_does_not_go_together_is_refused(weights, activations):
     with pytest.raises(ArgumentError, match="activations='bfloat16' with weights='bfloat16'"):
         quantise(layer_of("gru"), weights=weights, activations=activations)

@@ -37,12 +37,12 @@ def quantise(
         model: a layer, or any module with layers in it, of float32.
         chosen: the names of the matrices, as in `model.state_dict()`; None for all that can be small.
         weights: "int8" or "bfloat16".
-        activations: "bfloat16" rounds the vectors that bfloat16 weights multiply, to the nearest number of bfloat16; sums
-            are of float32. None for what comes with the weights: int8, or with bfloat16 no rounding.
+        activations: "bfloat16" rounds the vectors that bfloat16 weights multiply, to the nearest such number; sums are
+            of float32. None for what comes with the weights: int8, or with bfloat16 no rounding.
 
     Raises:
-        ArgumentError: activations do not go with the weights, the model is no module, no weight can be small, a name is no weight that can, or weights are not
-            finite.
+        ArgumentError: activations do not go with the weights, the model is no module, no weight can be small, a name is
+            no weight that can, or weights are not finite.
         ShapeError: the weights are not of float32 on the CPU.
     """
     if weights not in FORMS:

@@ -1,6 +1,7 @@
 """Layers with weights of fewer bits, for inference: int8 with a scale for each row (`recurra.int8`), or bfloat16.
 
-With int8, vectors are rounded on the way into a product, and to bfloat16 where that is asked for. Sums, states and everything pointwise stay float32.
+With int8, vectors are rounded on the way into a product, and to bfloat16 where that is asked for. Sums, states and
+everything pointwise stay float32.
 """
 
 from __future__ import annotations

@@ -54,10 +54,10 @@ class SmallScan:
         if torch.is_autocast_enabled("cpu"):
             x, elapsed = x.float(), None if elapsed is None else elapsed.float()
         text = text_of(self._program)
-        call = native.Call(text, x, states, self._core, lengths, reset, elapsed, self._scales, self._vectors)
+        call = native.Call(text, x, states, self._core, lengths, reset, elapsed, self._scales)
         plan, call = native.prepare(call, "infer")
         y, final = native.new_results(plan, call)
-        native.run_forward(plan, call, y, final, call.x.new_empty(0))
+        native.run_forward(plan, call, y, final, call.x.new_empty(0), bfloat16_vectors=self._vectors)
         return y, tuple(final)
 
     def step(self, x: Tensor, states: Sequence[Tensor], elapsed: Tensor | None = None) -> Result:

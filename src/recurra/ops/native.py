@@ -26,7 +26,7 @@ class Call(NamedTuple):
     """The arguments of a scan as the op takes them: the program as JSON, and the values of its core parameters.
 
     `scales` are those of the rows of the core parameters that are int8, and None for the others: of these, matrices may
-    then be bfloat16; with `bfloat16_vectors` what these multiply is rounded to bfloat16.
+    then be bfloat16.
     """
 
     program: str
@@ -37,7 +37,6 @@ class Call(NamedTuple):
     reset: Tensor | None
     elapsed: Tensor | None
     scales: Sequence[Tensor | None] | None = None
-    bfloat16_vectors: bool = False
 
 
 class Columns(NamedTuple):
@@ -150,7 +149,6 @@ def _readable(call: Call) -> Call:
         None if call.reset is None else call.reset.contiguous(),
         call.elapsed,
         call.scales,
-        call.bfloat16_vectors,
     )
 
 
@@ -163,7 +161,7 @@ def _address(value: Tensor | None) -> int:
 
 
 def bfloat16_flags(core: Sequence[Tensor], vectors: bool) -> bytes:
-    """Of each core parameter, whether it is bfloat16, and then whether what it multiplies is, as the engine takes it."""
+    """Of each core parameter, whether it is bfloat16, and then whether its vectors are, as the engine takes it."""
     return bytes((2 if vectors else 1) if p.dtype is torch.bfloat16 else 0 for p in core)
 
 
@@ -239,15 +237,20 @@ class Gradients(NamedTuple):
         return [x.new_empty((0,)) if gradient is None else gradient for gradient in every]
 
 
-def run_forward(plan: Any, call: Call, y: Tensor, final: Sequence[Tensor], tape: Tensor) -> None:
-    """Runs an infer or a train plan over a call that `prepare` returned, or over a part of its steps."""
+def run_forward(
+    plan: Any, call: Call, y: Tensor, final: Sequence[Tensor], tape: Tensor, *, bfloat16_vectors: bool = False
+) -> None:
+    """Runs an infer or a train plan over a call that `prepare` returned, or over a part of its steps.
+
+    With `bfloat16_vectors`, what bfloat16 matrices multiply is rounded to bfloat16, too.
+    """
     plan.forward(
         DTYPES[call.x.dtype], call.x.shape[0], call.x.shape[1], torch.get_num_threads(),
         *_strided(call.x), *_strided(y), *_strided(call.elapsed),
         _address(call.lengths), _address(call.reset), tape.data_ptr(),
         _addresses(call.core), _addresses(call.states), _addresses(final),
         None if call.scales is None else _addresses(call.scales),
-        None if call.scales is None else bfloat16_flags(call.core, call.bfloat16_vectors),
+        None if call.scales is None else bfloat16_flags(call.core, bfloat16_vectors),
     )  # fmt: skip
 
 

@@ -50,8 +50,8 @@ class Weights:
         return np.ascontiguousarray(array, dtype=self.dtype)
 
     def matrix(self, name: str, shape: tuple[int, ...]) -> np.ndarray | Int8Matrix:
-        """The same for a matrix of products, which may be int8, `BFLOAT16` or `ROUNDING`. Raises FormatError, also for bad scales
-        and for numbers of these that are not finite."""
+        """The same for a matrix of products, which may be int8, `BFLOAT16` or `ROUNDING`. Raises FormatError, also for
+        bad scales and for numbers of these that are not finite."""
         full = self._prefix + name
         array = self._arrays.get(full)
         if array is not None and array.dtype == np.int8:
