@@ -13,7 +13,7 @@ from house import PACKAGE, needs_source_tree, python_files, syntax_tree
 # From the bottom to the top. Names on one line do not import one another.
 LAYERS = (
     ("errors",),
-    ("_engine", "bfloat16", "data", "int8"),
+    ("_engine", "bfloat16", "data", "int8", "nested"),
     ("engine", "storage", "streams"),
     ("program",),
     ("cells",),
@@ -33,7 +33,19 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 TORCH = {"torch", "lightning", "torchmetrics"}
 # The parts that a deployed model runs without torch.
-WITHOUT_TORCH = ("bfloat16", "errors", "engine", "int8", "storage", "streams", "program", "cells", "decode", "runtime")
+WITHOUT_TORCH = (
+    "bfloat16",
+    "errors",
+    "engine",
+    "int8",
+    "nested",
+    "storage",
+    "streams",
+    "program",
+    "cells",
+    "decode",
+    "runtime",
+)
 # `data` stands beside the others: it may be used from `decode` upward and uses none of them.
 USES_NOTHING_BUT_ERRORS = ("data",)
 MAY_USE_DATA = RANK["decode"]

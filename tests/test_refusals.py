@@ -76,6 +76,11 @@ def test_what_is_quantised_is_a_module(model, match):
         recurra.quantise(model)
 
 
+def test_a_text_is_no_list_of_names():
+    with pytest.raises(ArgumentError, match=r"chosen is the text 'W': expected a list of names.*\['W'\]"):
+        recurra.quantise(gru(), "W")
+
+
 @pytest.mark.parametrize("weights", ["int8", "bfloat16"])
 @pytest.mark.parametrize("convert", [torch.nn.Module.half, torch.nn.Module.double, lambda m: m.to(torch.float16)])
 def test_small_weights_are_not_converted(convert, weights):

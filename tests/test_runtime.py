@@ -19,10 +19,11 @@ from recurra.data import Vocabulary
 from recurra.decode import drawn
 from recurra.errors import ArgumentError, RecurraBackendWarning, ShapeError
 from recurra.models import layer_spec
+from recurra.nested import leaves
 from recurra.nn.state import state_tensors
 from recurra.reservoir import EchoStateClassifier, EchoStateNetwork, Reservoir
 from recurra.runtime import kernel
-from recurra.runtime.state import arrays_of, from_arrays
+from recurra.runtime.state import from_arrays
 from recurra.tasks import LanguageModel
 
 
@@ -186,7 +187,7 @@ def test_without_the_engine_numpy_gives_the_same(name: str, request: pytest.Fixt
     times = None if elapsed is None else elapsed.numpy()
     got, after = model(x.numpy(), lengths=lengths.numpy(), reset=reset.numpy(), elapsed=times)
     np.testing.assert_allclose(got, y.detach().numpy(), atol=1e-9)
-    for a, b in zip(arrays_of(after), state_tensors(state), strict=True):
+    for a, b in zip(leaves(after), state_tensors(state), strict=True):
         np.testing.assert_allclose(a, b.detach().numpy(), atol=1e-9)
 
 
@@ -216,9 +217,9 @@ def test_a_decoder_attends_to_its_memory(attention):
     start = model.attend(memory.numpy(), lengths.numpy())  # type: ignore[attr-defined]
     got, after = model(x.numpy(), start, lengths=np.array([4, 3]), reset=reset.numpy())
     np.testing.assert_allclose(got, y.detach().numpy(), atol=1e-10)
-    for a, b in zip(arrays_of(after), state_tensors(state), strict=True):
+    for a, b in zip(leaves(after), state_tensors(state), strict=True):
         np.testing.assert_allclose(a, b.detach().numpy(), atol=1e-10)
-    stream = model.stream(from_arrays(start, [part[1:] for part in arrays_of(start)]))
+    stream = model.stream(from_arrays(start, [part[1:] for part in leaves(start)]))
     whole, _ = layer(x[1:], layer.attend(memory[1:]))
     np.testing.assert_allclose(stream.push(x[1].numpy()), whole[0].detach().numpy(), atol=1e-10)
 

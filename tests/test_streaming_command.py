@@ -160,7 +160,11 @@ def test_pipes_that_the_shell_has_closed_are_named(tmp_path: Path, redirection: 
 def test_what_cannot_be_streamed_is_said_in_one_line(frames: Path, tmp_path: Path):
     recurra.save_layer(nn.Bidirectional(nn.GRU(3, 2), nn.GRU(3, 2)), tmp_path / "both")
     for folder, given, message in (
-        (frames, bytes(13), b"the input ends with 1 bytes: expected frames of 12 bytes, float32"),
+        (
+            frames,
+            bytes(13),
+            b"ends within a frame, after 1 of its bytes: expected frames of 12 bytes, float32",
+        ),
         (tmp_path / "both", b"", b"the model cannot stream: expected whole sequences"),
         (tmp_path / "none", b"", b"is not a saved model"),
     ):

@@ -60,6 +60,8 @@ def quantise(
             expected="a layer, or a module with layers in it",
             advice="Build it with recurra.nn or open it with recurra.load",
         )
+    if isinstance(chosen, str):
+        raise ArgumentError(f"chosen is the text {chosen!r}", expected="a list of names", advice=f"Give [{chosen!r}]")
     left = None if chosen is None else set(chosen)
     form = FORMS[weights]._replace(bfloat16_vectors=activations is not None)
     made = _Conversion(form, left).convert(copy.deepcopy(model), "")

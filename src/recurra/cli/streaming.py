@@ -75,4 +75,7 @@ def _frames(model: runtime.Layer | onnx.Model, source: BinaryIO, target: BinaryI
             target.flush()
             rest = rest[count * size :]
     if rest:
-        raise ShapeError(f"the input ends with {len(rest)} bytes", expected=f"frames of {size} bytes, float32")
+        raise ShapeError(
+            f"the input ends within a frame, after {len(rest)} of its bytes",
+            expected=f"frames of {size} bytes, float32",
+        )

@@ -1,5 +1,6 @@
 """Layers: torch modules that read a batch of sequences, or one step."""
 
+from recurra.nested import restart as restart
 from recurra.nn import init as init
 from recurra.nn.attention import AdditiveAttention as AdditiveAttention
 from recurra.nn.attention import AttendedMemory as AttendedMemory
@@ -28,7 +29,6 @@ from recurra.nn.reversed import Reversed as Reversed
 from recurra.nn.sequence import reverse as reverse
 from recurra.nn.stack import Stack as Stack
 from recurra.nn.state import map_state as map_state
-from recurra.nn.state import restart as restart
 from recurra.nn.state import state_type as state_type
 from recurra.nn.weight_dropout import WeightDropout as WeightDropout
 from recurra.nn.window_attention import WindowAttention as WindowAttention

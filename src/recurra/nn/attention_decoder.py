@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from recurra.errors import ArgumentError, ShapeError
+from recurra.nested import build_like, restart
 from recurra.nn import checks
 from recurra.nn.attention import AttendedMemory, Attention, is_attention
 from recurra.nn.layer import Layer, State
 from recurra.nn.plain import linear
 from recurra.nn.sequence import valid_steps
 from recurra.nn.small import float_like
-from recurra.nn.state import build_like, restart, state_type
+from recurra.nn.state import state_type
 from recurra.streams.memory import ATTENDED, MEMORY
 
 _STATE_ADVICE = "Begin with layer.attend(memory, lengths), or with layer.initial_state for an empty memory"

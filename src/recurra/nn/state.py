@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from recurra.errors import ArgumentError, ShapeError
+from recurra.nested import build_like, leaves
 
 State = tuple[Any, ...]
 """A named tuple of tensors (batch, columns), or a tuple of such states, nested as the layers are."""
@@ -75,29 +76,9 @@ def map_state(function: Callable[[Tensor], Tensor], state: Nested) -> Nested:
     )
 
 
-def build_like(state: Nested, parts: list[Any]) -> Nested:
-    """A state of the same type with other parts."""
-    make: Any = getattr(type(state), "_make", tuple)
-    return make(parts)
-
-
-def restart(state: Nested, initial: Nested) -> Nested:
-    """What a reset makes of a state: `initial`, but for the fields that it leaves alone, such as the seed and the
-    count of random numbers."""
-    kept = getattr(type(state), "kept", ())
-    names = getattr(state, "_fields", range(len(state)))
-    return build_like(
-        initial,
-        [
-            before if name in kept else restart(before, first) if isinstance(before, tuple) else first
-            for name, before, first in zip(names, state, initial, strict=True)
-        ],
-    )
-
-
 def state_tensors(state: State) -> list[Tensor]:
     """All tensors of a nested state, in order."""
-    return [tensor for part in state for tensor in (state_tensors(part) if isinstance(part, tuple) else (part,))]
+    return leaves(state)
 
 
 for _names in (("h",), ("h", "c"), ("forward", "backward"), ("layer", "last"), ("layer", "total", "count")):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from recurra.errors import ArgumentError
-from recurra.nn.state import build_like, like_of, map_state, state_tensors
+from recurra.nested import build_like
+from recurra.nn.state import like_of, map_state, state_tensors
 from recurra.program import Program
 from recurra.storage import checksum_of, fingerprint
 from recurra.streams.checks import check_memory, check_memory_lengths

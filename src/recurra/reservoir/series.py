@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from recurra.errors import ArgumentError, ShapeError
+from recurra.nested import build_like
 from recurra.nn import Layer, map_state
 from recurra.nn.layer import State
-from recurra.nn.state import build_like
 
 Array = NDArray[np.floating]
 Doubles = NDArray[np.float64]

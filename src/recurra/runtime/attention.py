@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from recurra.errors import ShapeError
+from recurra.nested import restart
 from recurra.runtime.layer import Layer
 from recurra.runtime.plain import Parts, Plain, by_heads, masked_softmax
 from recurra.runtime.rows import Rows
-from recurra.runtime.state import State, choose, restart, state_type
+from recurra.runtime.state import State, choose, state_type
 from recurra.runtime.weights import Linear, Weights
 from recurra.streams.memory import ATTENDED, MEMORY
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from recurra.errors import ArgumentError
+from recurra.nested import leaves
 from recurra.runtime import checks
 from recurra.runtime.rows import Rows
-from recurra.runtime.state import State, arrays_of, check_state, from_arrays, map_state
+from recurra.runtime.state import State, check_state, from_arrays, map_state
 from recurra.streams import Stateful, Stream, Streams
 from recurra.streams.checks import check_memory, check_memory_lengths, check_memory_wanted, check_stream_count
 from recurra.streams.memory import attended_parts, begun_again, with_attended
@@ -131,7 +132,7 @@ class Layer(ABC):
             self.check_state(state, 1)
         stateful = self.stateful(1)
         if state is not None:
-            stateful.write(arrays_of(state))
+            stateful.write(leaves(state))
         return Stream(stateful)
 
     def streams(self, rows: int, *, memory: Any = None, memory_lengths: Any = None) -> Streams:
@@ -142,7 +143,7 @@ class Layer(ABC):
         state = self._attended(rows, memory, memory_lengths)
         stateful = self.stateful(rows)
         if state is not None:
-            stateful.write(arrays_of(state))
+            stateful.write(leaves(state))
         return Streams(stateful)
 
     def _attended(self, rows: int, memory: Any, lengths: Any) -> State | None:
@@ -232,7 +233,7 @@ class Carried:
 
     def read(self) -> list[np.ndarray]:
         """Copies of all states."""
-        return [state.copy() for state in arrays_of(self._state)]
+        return [state.copy() for state in leaves(self._state)]
 
     def write(self, states: Sequence[np.ndarray]) -> None:
         """Puts in what `read` gave."""

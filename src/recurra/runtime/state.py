@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from recurra.errors import FormatError, ShapeError
+from recurra.nested import build_like
 
 State = Any
 """A named tuple of arrays (batch, columns), or a tuple of such states."""
@@ -27,17 +28,6 @@ def state_type(names: tuple[str, ...], kept: tuple[str, ...] = ()) -> Any:
     return made
 
 
-def arrays_of(state: State) -> list[np.ndarray]:
-    """All arrays of a nested state, in order."""
-    return [array for part in state for array in (arrays_of(part) if isinstance(part, tuple) else (part,))]
-
-
-def build_like(state: State, parts: Sequence[Any]) -> State:
-    """A state of the same type with other parts."""
-    make: Callable[[Iterable[Any]], State] = getattr(type(state), "_make", tuple)
-    return make(parts)
-
-
 def map_state(function: Callable[..., Any], state: State, *others: State) -> State:
     """The nested state with `function` applied to each of its arrays, and to those of `others` in the same places."""
     parts = [
@@ -51,19 +41,6 @@ def from_arrays(state: State, arrays: Iterable[np.ndarray]) -> State:
     """A state like this one with other arrays, given in order."""
     found = iter(arrays)
     return map_state(lambda _: next(found), state)
-
-
-def restart(state: State, initial: State) -> State:
-    """What a reset makes of a state: `initial`, but for the fields that it leaves alone."""
-    kept = getattr(type(state), "kept", ())
-    names = getattr(state, "_fields", range(len(state)))
-    return build_like(
-        initial,
-        [
-            before if name in kept else restart(before, first) if isinstance(before, tuple) else first
-            for name, before, first in zip(names, state, initial, strict=True)
-        ],
-    )
 
 
 def choose(condition: np.ndarray, first: State, second: State) -> State:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
+from recurra.nested import build_like
 from recurra.nn import Layer, Recurrent
-from recurra.nn.state import build_like
 from recurra.ops import reference
 from recurra.testing.cases import Case, Inputs, draw
 from recurra.testing.compare import Disagreement, agree, evaluate, name_results, name_tensors

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from recurra.nested import build_like, restart
 from recurra.nn import Bidirectional, Layer, State
-from recurra.nn.state import build_like, restart
 from recurra.testing.cases import Case, Inputs, draw
 from recurra.testing.compare import evaluate, hold_equal, require
 
