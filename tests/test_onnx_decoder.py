@@ -10,8 +10,8 @@ import recurra.onnx
 from onnx_models import onnx
 from recurra import nn
 from recurra.errors import ArgumentError
+from recurra.nested import leaves
 from recurra.nn.state import state_tensors
-from recurra.runtime.state import arrays_of
 from recurra.testing import check_laws
 from test_onnx_export import session
 from test_runtime import as_runtime
@@ -134,7 +134,7 @@ def test_decoders_within_other_layers(name: str, with_reset: bool, tmp_path: Pat
     begin = model.attend(memory.numpy(), source.numpy())
     flags = None if reset is None else reset.numpy()
     got, following = model(x.numpy(), begin, lengths=lengths.numpy(), reset=flags)
-    for own, theirs, wanted in zip(found, [got, *arrays_of(following)], [y, *state_tensors(after)], strict=True):
+    for own, theirs, wanted in zip(found, [got, *leaves(following)], [y, *state_tensors(after)], strict=True):
         np.testing.assert_allclose(own, wanted.detach(), atol=1e-10)
         np.testing.assert_allclose(theirs, wanted.detach(), atol=1e-10)
     if not with_reset:

@@ -24,7 +24,7 @@ from recurra.cells import (
 )
 from recurra.errors import CellError, RecurraError, ShapeError
 from recurra.models import build_layer, layer_spec
-from recurra.nn.state import restart
+from recurra.nested import restart
 from recurra.program import Program
 from recurra.program.widths import SCALAR
 from recurra.testing import check_laws
