@@ -383,12 +383,14 @@ def test_the_language_model_has_its_place(quick_run: tuple[Path, list[str], int]
     rows = results.language_model_rows(tmp_path)
     assert all((row["value"], row["met"]) == (None, None) and "not measured" in row["note"] for row in rows)
     turns = {"lower_quartile": 1.8, "upper_quartile": 2.0}
-    measured = {"ratio": 1.9, "ratio_of_turns": turns, "largest_loss_difference": 1e-5}
+    differences = {"largest_loss_difference": 1e-5, "disturbed_loss_difference": 2e-5}
+    measured = {"ratio": 1.9, "ratio_of_turns": turns, **differences}
     side_by_side = {"gru": {**measured, "command": "both", "machine": "Z80"}}
     (tmp_path / results.SIDE_BY_SIDE_FILE).write_text(json.dumps(side_by_side), encoding="utf-8")
     gru, lstm, _ = results.language_model_rows(tmp_path)
     assert (gru["value"], gru["met"], lstm["met"]) == (1.9, True, None)
     assert "1.0e-05" in gru["note"]
+    assert "2.0e-05" in gru["note"]
     assert "Z80" in gru["note"]
     assert gru["upper_quartile"] == 2.0
     given = {"nats_per_character": 1.47, "command": "ours", "torch_nats_per_character": 1.53, "torch_command": "theirs"}

@@ -19,7 +19,9 @@ LANGUAGE_MODEL_TARGET = 1.47
 LANGUAGE_MODEL_NAME = "tiny Shakespeare, 3 minutes of training"
 LANGUAGE_MODEL_FIELDS = ("nats_per_character", "command", "torch_nats_per_character", "torch_command", "machine")
 SIDE_BY_SIDE_FILE = "language_model.json"
-SIDE_BY_SIDE_FIELDS = ("ratio", "ratio_of_turns", "largest_loss_difference", "command", "machine")
+SIDE_BY_SIDE_FIELDS = (
+    "ratio", "ratio_of_turns", "largest_loss_difference", "disturbed_loss_difference", "command", "machine",
+)  # fmt: skip
 SIDE_BY_SIDE_TARGETS = {"gru": 1.8, "lstm": 1.15}
 """By the cell of the language model: how many times as long torch.nn takes to the same loss."""
 
@@ -158,7 +160,9 @@ def _side_by_side_row(folder: Path, cell: str) -> Json:
         return row | {"note": f"not measured: {SIDE_BY_SIDE_FILE} has no {cell}"}
     found = _fields(path, cells[cell], SIDE_BY_SIDE_FIELDS)
     note = (
-        f"losses at the same steps differ by {found['largest_loss_difference']:.1e} at most; `{found['command']}` on "
+        f"losses at the same steps differ by {found['largest_loss_difference']:.1e} at most, those of a torch.nn with "
+        f"its first weights disturbed in the last bit by {found['disturbed_loss_difference']:.1e}; "
+        f"`{found['command']}` on "
         f"{found['machine']}"
     )
     return _judge(row | found["ratio_of_turns"], float(found["ratio"])) | {"against": "torch.nn", "note": note}
