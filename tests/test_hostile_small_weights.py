@@ -117,7 +117,9 @@ def test_damaged_small_models_are_refused_or_run(name: str, weights: str, tmp_pa
     model = json.loads((tmp_path / "model.json").read_bytes())
     arrays = read_arrays(tmp_path).arrays
     rng = random.Random(f"{name} {weights}")
-    outcomes = {"run": 0, "refused": 0}
+    assert opened(runtime.load, tmp_path) is not None
+    assert opened(recurra.load, tmp_path) is not None
+    refused = 0
     for _ in range(hypothesis.settings().max_examples):
         spec, held = copy.deepcopy(model), arrays
         if rng.random() < 0.3:
@@ -131,6 +133,6 @@ def test_damaged_small_models_are_refused_or_run(name: str, weights: str, tmp_pa
             live, trained = opened(runtime.load, tmp_path), opened(recurra.load, tmp_path)
             if live is not None:
                 try_out(live)
-        outcomes["refused" if live is None else "run"] += 1
+        refused += live is None
         assert live is None or trained is None or live.output_size == trained_size(trained)
-    assert min(outcomes.values()) > 0
+    assert refused > 0

@@ -69,3 +69,30 @@ def test_large_results_can_be_copied_shared_and_changed() -> None:
     assert torch.equal(copy.deepcopy(y), expected)
     y += 1
     assert torch.equal(y.share_memory_(), expected + 1)
+
+
+@pytest.mark.parametrize("batch", [2, 64])
+def test_results_of_any_size_can_be_changed_in_place(batch: int) -> None:
+    """As `nn.ReLU(inplace=True)` after a layer does, in training and without gradients."""
+    layer = nn.GRU(8, 64)
+    x = torch.randn(batch, 100, 8)
+    y, _ = layer(x)
+    expected = torch.relu(y.detach().clone())
+    torch.relu_(y)
+    y.sum().backward()
+    torch.testing.assert_close(y.detach(), expected, rtol=0, atol=0)
+    with torch.no_grad():
+        y, _ = layer(x)
+    weight = torch.ones((), requires_grad=True)
+    y.detach_().mul_(weight).sum().backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize("batch", [2, 64])
+def test_results_are_where_the_input_is(batch: int) -> None:
+    layer = nn.GRU(8, 64)
+    state = layer.initial_state(batch)
+    with torch.device("meta"):
+        y, after = layer(torch.randn(batch, 100, 8, device="cpu"), state)
+        y.sum().backward()
+    assert y.device == after.h.device == torch.device("cpu")

@@ -134,8 +134,16 @@ def test_memories_that_do_not_fit_are_refused(side: str):
             model.streams(2, memory=np.zeros((2, 5, 3)), memory_lengths=lengths)
     _, without = form_of_plain(side)
     for begin in (lambda: without.stream(memory=memory), lambda: without.streams(1, memory=memory[None])):
-        with pytest.raises(ArgumentError, match=r"memory is given, and .* attends to none"):
+        with pytest.raises(ArgumentError, match=r"memory is given, and .* attends to no memory"):
             begin()
+    with pytest.raises(ArgumentError, match=r"memory_lengths are given, and .* attends to no memory"):
+        without.streams(2, memory_lengths=[1, 2])
+    ragged = [[[1.0, 2.0, 3.0]], [[1.0]]]
+    for begin in (lambda: model.stream(memory=ragged), lambda: model.streams(2, memory=ragged)):
+        with pytest.raises(ShapeError, match="memory is no array"):
+            begin()
+    with pytest.raises(ShapeError, match="memory_lengths is no array"):
+        model.streams(2, memory=np.zeros((2, 5, 3)), memory_lengths=[[1], [1, 2]])
     assert model.stream(memory=memory[:0]).push(np.zeros((2, 2))).shape == (2, 4)
 
 

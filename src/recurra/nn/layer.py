@@ -5,14 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 from recurra.errors import ArgumentError
 from recurra.nn.state import State as State
 from recurra.nn.streaming import Carried, memory_readers
 from recurra.streams import Stream, Streams
-from recurra.streams.checks import check_memory_wanted, check_stream_count
+from recurra.streams.checks import check_memory_wanted, check_stream_count, one_memory
 from recurra.streams.memory import with_attended
 
 
@@ -87,7 +86,7 @@ class Layer(nn.Module, ABC):
         """
         carried = self._carried(1)
         check_memory_wanted(memory, wanted=any(memory_readers(self)), name=type(self).__name__)
-        return Stream(carried if memory is None else carried.attending(np.asarray(memory)[None], None))
+        return Stream(carried if memory is None else carried.attending(one_memory(memory), None))
 
     def streams(self, rows: int, *, memory: Any = None, memory_lengths: Any = None) -> Streams:
         """So many streams of the layer, stepped as one batch, each row on its own `memory` (rows, source time,
@@ -95,7 +94,7 @@ class Layer(nn.Module, ABC):
         number of rows than 1 to 2**24."""
         check_stream_count(rows)
         carried = self._carried(rows)
-        check_memory_wanted(memory, wanted=any(memory_readers(self)), name=type(self).__name__)
+        check_memory_wanted(memory, memory_lengths, wanted=any(memory_readers(self)), name=type(self).__name__)
         return Streams(carried if memory is None else carried.attending(memory, memory_lengths))
 
     def _carried(self, rows: int) -> Carried:

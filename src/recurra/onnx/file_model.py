@@ -13,7 +13,13 @@ from recurra.errors import ArgumentError, FormatError
 from recurra.onnx.carried import Carried
 from recurra.onnx.sessions import Binding, run_session
 from recurra.streams import Stream, Streams
-from recurra.streams.checks import check_memory, check_memory_lengths, check_memory_wanted, check_stream_count
+from recurra.streams.checks import (
+    check_memory,
+    check_memory_lengths,
+    check_memory_wanted,
+    check_stream_count,
+    one_memory,
+)
 from recurra.streams.memory import MEMORY
 
 Array = NDArray[Any]
@@ -68,7 +74,7 @@ class Model:
         """A stream that begins now; a model with attention decoders attends to `memory` (source time, memory_size),
         also after a reset. Raises ArgumentError when the model needs the future, and for a memory that is missing or
         not read; ShapeError for one that does not fit."""
-        return Stream(self._carried(1, None if memory is None else np.asarray(memory)[None], None))
+        return Stream(self._carried(1, one_memory(memory), None))
 
     def streams(self, rows: int, *, memory: Any = None, memory_lengths: Any = None) -> Streams:
         """So many streams, stepped as one batch, each row on its own `memory` (rows, source time, memory_size), valid
@@ -154,7 +160,7 @@ class Model:
             raise ArgumentError(
                 "the model cannot stream", expected="whole sequences", advice="It reads backwards, from the future"
             )
-        check_memory_wanted(memory, wanted=self.memory_size is not None, name="the model")
+        check_memory_wanted(memory, lengths, wanted=self.memory_size is not None, name="the model")
         carried = Carried(self, rows)
         if self.memory_size is not None:
             memory = check_memory(memory, rows, self.memory_size, self.dtype)

@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from recurra.program.compile import compile_plan
 DTYPES = {torch.float32: 4, torch.float64: 8}
 """The dtypes that the engine computes in, with the bytes of an element."""
 
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _LEAST_LEASE = 1 << 20
 
 
@@ -170,12 +172,14 @@ def _addresses(values: Sequence[Tensor | None]) -> list[int]:
 
 
 def room(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor like x, not initialised; a large one in pages that were used before, for fresh ones cost time."""
+    """A tensor like x, not initialised; a large one is leased from the engine, whose pages were used before: fresh ones
+    cost time. Its storage cannot be resized."""
     size = prod(shape) * DTYPES[x.dtype]
     # a small one comes cheaper from torch; and torch is to fill it where it fills uninitialised memory
     if size < _LEAST_LEASE or torch.are_deterministic_algorithms_enabled():
-        return torch.empty(shape, dtype=x.dtype)
-    return torch.from_numpy(engine.lease(size)).view(x.dtype).view(shape)
+        return x.new_empty(shape)
+    # shaped before torch sees it: a view of a tensor could not be changed in place
+    return torch.from_numpy(engine.lease(size).view(_NUMPY[x.dtype]).reshape(shape))
 
 
 def forward(plan: Any, call: Call) -> tuple[Tensor, list[Tensor], Tensor]:

@@ -14,7 +14,14 @@ from recurra.runtime import checks
 from recurra.runtime.rows import Rows
 from recurra.runtime.state import State, check_state, from_arrays, map_state
 from recurra.streams import Stateful, Stream, Streams
-from recurra.streams.checks import check_memory, check_memory_lengths, check_memory_wanted, check_stream_count
+from recurra.streams.checks import (
+    as_array,
+    check_memory,
+    check_memory_lengths,
+    check_memory_wanted,
+    check_stream_count,
+    one_memory,
+)
 from recurra.streams.memory import attended_parts, begun_again, with_attended
 
 
@@ -113,6 +120,7 @@ class Layer(ABC):
         readers = list(memory_readers(self))
         if not readers:
             raise ArgumentError("the model attends to no memory", expected="an AttentionDecoder within it")
+        memory = as_array("memory", memory)
         begins = [reader.attend(memory, lengths) for reader in readers]
         return with_attended(self.initial_state(len(memory)), iter(begins))
 
@@ -125,7 +133,7 @@ class Layer(ABC):
         """
         self._check_causal("stream")
         if state is None:
-            state = self._attended(1, None if memory is None else np.asarray(memory)[None], None)
+            state = self._attended(1, one_memory(memory), None)
         elif memory is not None:
             raise ArgumentError("both a state and a memory are given", expected="one", advice="The state has a memory")
         else:
@@ -149,7 +157,7 @@ class Layer(ABC):
     def _attended(self, rows: int, memory: Any, lengths: Any) -> State | None:
         """The state of so many rows on a memory, where the model attends to one."""
         reader = next(memory_readers(self), None)
-        check_memory_wanted(memory, wanted=reader is not None, name="the model")
+        check_memory_wanted(memory, lengths, wanted=reader is not None, name="the model")
         if reader is None:
             return None
         memory = check_memory(memory, rows, reader.memory_size, self.dtype)

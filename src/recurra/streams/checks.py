@@ -26,21 +26,28 @@ def check_stream_count(rows: Any) -> None:
         )
 
 
-def check_memory_wanted(memory: Any, *, wanted: bool, name: str) -> None:
-    """Raises ArgumentError unless there is a memory where the model attends to one, and none where it does not."""
+def one_memory(memory: Any) -> Any:
+    """The memory of a single stream as that of one row; None stays None. Raises ShapeError for what is no array."""
+    return None if memory is None else as_array("memory", memory)[None]
+
+
+def check_memory_wanted(memory: Any, lengths: Any = None, *, wanted: bool, name: str) -> None:
+    """Raises ArgumentError unless there is a memory where the model attends to one, and neither that nor lengths of it
+    where it does not."""
     if wanted and memory is None:
         raise ArgumentError(
             f"{name} attends to a memory, and none is given",
             expected="a memory, which stays",
             advice="Write stream(memory=...), (source time, memory_size), or streams(rows, memory=...)",
         )
-    if memory is not None and not wanted:
-        raise ArgumentError(f"memory is given, and {name} attends to none", expected="no memory")
+    if not wanted and (memory is not None or lengths is not None):
+        given = "memory is" if memory is not None else "memory_lengths are"
+        raise ArgumentError(f"{given} given, and {name} attends to no memory", expected="none")
 
 
 def check_memory(memory: Any, rows: int, size: int, dtype: np.dtype) -> np.ndarray:
     """A memory of all rows (rows, source time, memory_size), of the dtype of the model."""
-    memory = np.asarray(memory)
+    memory = as_array("memory", memory)
     if memory.ndim != 3 or memory.shape[0] != rows or memory.shape[2] != size or memory.dtype != dtype:
         # one row is given without its batch
         got, wanted = (memory.shape[1:], "") if rows == 1 and memory.ndim else (memory.shape, f"{rows}, ")
@@ -52,7 +59,7 @@ def check_memory(memory: Any, rows: int, size: int, dtype: np.dtype) -> np.ndarr
 
 def check_memory_lengths(lengths: Any, rows: int, time: int) -> np.ndarray:
     """How much of each row's memory is valid, (rows,); None for all."""
-    found = np.full(rows, time) if lengths is None else np.asarray(lengths)
+    found = np.full(rows, time) if lengths is None else as_array("memory_lengths", lengths)
     if found.shape != (rows,) or found.dtype.kind not in "iu":
         raise ShapeError(
             f"memory_lengths has shape {found.shape} of {found.dtype}", expected=f"whole numbers, ({rows},)"
@@ -92,7 +99,7 @@ class Alone:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._lock.release()
-        if isinstance(error, RuntimeError):
+        if isinstance(error, RuntimeError) and IN_USE in str(error):
             raise shared(error) from None
 
 

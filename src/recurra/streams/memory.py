@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from recurra.nested import build_like
+
 MEMORY = ("keys", "values", "valid")
 """The fields of a decoder's state that are its memory: a reset leaves them alone."""
 ATTENDED = ("layer", "attentional", "weights", *MEMORY)
@@ -27,19 +29,14 @@ def with_attended(state: Any, attended: Iterator[Any]) -> Any:
         return next(attended)
     if not isinstance(state, tuple):
         return state
-    return _like(state, [with_attended(part, attended) for part in state])
+    return build_like(state, [with_attended(part, attended) for part in state])
 
 
 def begun_again(state: Any, initial: Any, zeros_like: Callable[[Any], Any]) -> Any:
     """`initial`, on the memories that the state holds."""
     if getattr(state, "_fields", ()) == ATTENDED:
         layer = begun_again(state.layer, initial.layer, zeros_like)
-        return _like(state, [layer, *(zeros_like(part) for part in state[1:3]), *state[3:]])
+        return build_like(state, [layer, *(zeros_like(part) for part in state[1:3]), *state[3:]])
     if not isinstance(state, tuple):
         return initial
-    return _like(initial, [begun_again(*pair, zeros_like) for pair in zip(state, initial, strict=True)])
-
-
-def _like(state: Any, parts: list[Any]) -> Any:
-    make: Any = getattr(type(state), "_make", tuple)
-    return make(parts)
+    return build_like(initial, [begun_again(*pair, zeros_like) for pair in zip(state, initial, strict=True)])
