@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -40,8 +41,41 @@ def test_a_path_in_no_folder_is_named_before_anything_is_computed(tmp_path: Path
     layer = nn.GRU(3, 4)
     with pytest.raises(ArgumentError, match=r"there is no folder .*none'.* Make the folder first"):
         recurra.onnx.export(layer, tmp_path / "none" / "layer.onnx")
-    with pytest.raises(ArgumentError, match="is a folder: expected the name of a file"):
+    with pytest.raises(ArgumentError, match="is a folder: expected the name of a new file"):
         recurra.onnx.export(layer, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "weights.safetensors", "notes.txt"])
+def test_files_of_other_kinds_are_not_overwritten(name: str, tmp_path: Path):
+    layer = nn.GRU(3, 4)
+    (tmp_path / name).write_bytes(b"of value")
+    with pytest.raises(ArgumentError, match=rf"{name}' is a file already: expected .* ends with \.onnx"):
+        recurra.onnx.export(layer, tmp_path / name)
+    assert (tmp_path / name).read_bytes() == b"of value"
+    os.mkfifo(tmp_path / "pipe.onnx")
+    with pytest.raises(ArgumentError, match="is a device or a pipe"):
+        recurra.onnx.export(layer, tmp_path / "pipe.onnx")
+
+
+def test_links_are_followed(tmp_path: Path):
+    (tmp_path / "real.onnx").write_bytes(b"")
+    (tmp_path / "link.onnx").symlink_to(tmp_path / "real.onnx")
+    recurra.onnx.export(nn.GRU(3, 4), tmp_path / "link.onnx")
+    assert (tmp_path / "link.onnx").is_symlink()
+    assert (tmp_path / "real.onnx").stat().st_size > 0
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm", "rnn_relu", "star"])
+def test_what_is_no_number_stays_none_in_a_scan(cell: str, tmp_path: Path):
+    """ONNX Runtime's own GRU, LSTM and ReLU nodes lose it, as docs/onnx.md says."""
+    layer = nn.Recurrent(cell, 3, 4).eval()
+    recurra.onnx.export(layer, tmp_path / "scan.onnx", with_reset=True)
+    x = np.zeros((2, 6, 3), np.float32)
+    x[1, 2] = np.nan
+    y = session(tmp_path / "scan.onnx").run(["y"], {"x": x})[0]
+    assert np.isnan(y[1, 2:]).any(axis=-1).all()
+    assert not np.isnan(y[0]).any()
+    assert not np.isnan(y[1, :2]).any()
 
 
 @pytest.mark.parametrize("name", [*STANDARD, "mgu"])
@@ -127,6 +161,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
             main(["export", str(tmp_path / "run"), "--with-reset", *options])
         assert caught.value.code == 2
         assert "--with-reset goes with --onnx FILE" in capsys.readouterr().err
+    for options in (("--tolerance", "3"), ("--data", "text"), ("--out", "folder")):
+        with pytest.raises(SystemExit) as caught:
+            main(["export", str(tmp_path / "run"), "--onnx", str(tmp_path / "other.onnx"), *options])
+        assert caught.value.code == 2
+        assert "--tolerance go with --int8" in " ".join(capsys.readouterr().err.split())
 
 
 def test_an_embedding_and_heads_of_ones_own(tmp_path: Path):

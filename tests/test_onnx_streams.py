@@ -204,8 +204,11 @@ def test_files_of_others_and_damaged_ones_are_refused(tmp_path: Path):
     with pytest.raises(FormatError, match="the states of this file cannot be told: it has inputs X, h"):
         recurra.onnx.load(theirs.SerializeToString())
     for content in (b"", b"no model", bytes(100)):
-        with pytest.raises(FormatError, match="ONNX Runtime does not open the file"):
+        with pytest.raises(FormatError, match=r"^ONNX Runtime does not open the file"):
             recurra.onnx.load(content)
+        (tmp_path / "note.txt").write_bytes(content)
+        with pytest.raises(FormatError, match=r"note\.txt': ONNX Runtime does not open the file"):
+            recurra.onnx.load(tmp_path / "note.txt")
     with pytest.raises(ArgumentError, match=r"missing\.onnx' is not there: expected a file"):
         recurra.onnx.load(tmp_path / "missing.onnx")
     path = recurra.onnx.export(nn.GRU(3, 4), tmp_path / "layer.onnx").path

@@ -149,8 +149,12 @@ def export(
         typer.Option(help="For small weights, a text to compare the loss on; the run's validation part if not given."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(help="For small weights, refuse when the loss moves by more, in nats a character.")
-    ] = 0.01,
+        float | None,
+        typer.Option(
+            help="For small weights, refuse when the loss moves by more, in nats a character; 0.01 if not given.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="For small weights, the folder to write to; RUN-int8 or RUN-bfloat16 if not given."),
@@ -166,9 +170,9 @@ def export(
     if with_reset and onnx is None:
         raise ArgumentError("--with-reset goes with --onnx FILE", expected=f"--{small[0]} without it")
     if small:
-        write_small(run, out, weights=small[0], data=data, tolerance=tolerance)
-    elif data is not None or out is not None:
-        raise ArgumentError("--data and --out go with --int8 and --bfloat16", expected="--onnx FILE alone")
+        write_small(run, out, weights=small[0], data=data, tolerance=0.01 if tolerance is None else tolerance)
+    elif data is not None or out is not None or tolerance is not None:
+        raise ArgumentError("--data, --out and --tolerance go with --int8 and --bfloat16", expected="--onnx FILE alone")
     elif onnx is not None:
         export_onnx(run, onnx, with_reset=with_reset)
 

@@ -64,7 +64,8 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
 
     The file is run by ONNX Runtime and compared with the layer; it takes its place only when both agree.
 
-    Raises ArgumentError for a layer that has no form in ONNX, for a path in no folder, for half precision, for weights
+    Raises ArgumentError for a layer that has no form in ONNX, for a path in no folder or of a file that is not called
+    .onnx, for half precision, for weights
     of 2 GiB or more, and where the two do not agree; BackendUnavailable where onnx or onnxruntime is not installed;
     OSError where the file cannot be written.
     """
@@ -78,13 +79,7 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
             f"model is a {type(model).__name__}",
             expected="a layer of recurra.nn, recurra.onnx.Parts, or a LanguageModel",
         )
-    target = Path(path)
-    if target.is_dir() or not target.parent.is_dir():
-        raise ArgumentError(
-            f"{str(target)!r} is a folder" if target.is_dir() else f"there is no folder {str(target.parent)!r}",
-            expected="the name of a file in a folder that is there",
-            advice="" if target.is_dir() else "Make the folder first, or name another one",
-        )
+    target = _target(Path(path))
     layers = parts.layers
     around = [weight for weight in (parts.embedding, *(head for head, _ in parts.heads)) if weight is not None]
     if reason := refusal(layers):
@@ -113,6 +108,25 @@ def export(model: Layer | Parts | HasParts, path: str | os.PathLike[str], *, wit
         tuple(sorted({node.op_type for node in proto.node})),
         difference,
     )
+
+
+def _target(path: Path) -> Path:
+    """Where to write, links followed. Raises ArgumentError where that is no place, or holds something else."""
+    if not path.is_dir() and not path.parent.is_dir():
+        raise ArgumentError(
+            f"there is no folder {str(path.parent)!r}",
+            expected="the name of a file in a folder that is there",
+            advice="Make the folder first, or name another one",
+        )
+    target = path.resolve()
+    if target.exists() and not (target.is_file() and target.suffix == ".onnx"):
+        what = "a folder" if target.is_dir() else "a file already" if target.is_file() else "a device or a pipe"
+        raise ArgumentError(
+            f"{str(path)!r} is {what}",
+            expected="the name of a new file, or of one that ends with .onnx",
+            advice="" if target.is_dir() else "Name another file",
+        )
+    return target
 
 
 class _Graph:

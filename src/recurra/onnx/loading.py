@@ -28,8 +28,14 @@ def load(model: str | os.PathLike[str] | bytes, *, threads: int = 1) -> Model:
     BackendUnavailable where onnxruntime is not installed; OSError where the file cannot be read.
     """
     _check_count("threads", threads)
-    content = bytes(model) if isinstance(model, bytes | bytearray | memoryview) else read_file(model)
-    session = open_session(content, threads)
+    given = isinstance(model, bytes | bytearray | memoryview)
+    content = bytes(model) if given else read_file(model)
+    try:
+        session = open_session(content, threads)
+    except FormatError as error:
+        if given:
+            raise
+        raise FormatError(f"{str(model)!r}: {error}") from error
     kind = LanguageModel if "vocabulary" in session.get_modelmeta().custom_metadata_map else Model
     return kind(session, content)
 
