@@ -103,8 +103,10 @@ class Layer(ABC):
 
     def check_state(self, state: State, batch: int) -> None:
         """Raises ShapeError unless the state is one of so many rows; its memories may have any length."""
-        like, readers, held = self.initial_state(batch), list(memory_readers(self)), list(attended_parts(state))
-        if readers and len(readers) == len(held):
+        like, held = self.initial_state(batch), list(attended_parts(state))
+        # the layers are gone through only for a state with a memory: this runs at every step
+        readers = list(memory_readers(self)) if held else []
+        if held and len(readers) == len(held):
             times = [np.shape(part.valid)[-1] if np.ndim(part.valid) else 0 for part in held]
             empty = (
                 reader.attend(np.zeros((batch, time, reader.memory_size), self.dtype))
