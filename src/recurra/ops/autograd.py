@@ -108,7 +108,8 @@ def _scan_backward(  # noqa: PLR0913 - the schema of an op is flat
     if reason:
         raise BackendUnavailable(f"recurra::scan_backward: {reason}")
     call = Call(program, x, states, parameters, lengths, reset, elapsed)
-    return segments.backward(call, tape, (grad_y, grad_final), wanted, every, above)
+    found = segments.backward(call, tape, (grad_y, grad_final), wanted, every, above)
+    return [x.new_empty((0,)) if gradient is None else gradient for gradient in found]
 
 
 @torch.library.register_fake("recurra::scan", lib=_LIBRARY)
@@ -236,10 +237,9 @@ def _cotangents(
         tape = scan_op(*arguments, ctx.program, True, *ctx.recomputation)[2]
     if torch.compiler.is_compiling() or is_watched((x, *values, grad_y, *grad_final)):
         found = scan_backward_op(grad_y, list(grad_final), *arguments, tape, ctx.program, wanted, *ctx.recomputation)
-    else:
-        call = Call(ctx.program, *arguments)
-        found = segments.backward(call, tape, (grad_y, grad_final), wanted, *ctx.recomputation)
-    return [g if want else None for g, want in zip(found, wanted, strict=True)]
+        return [g if want else None for g, want in zip(found, wanted, strict=True)]
+    call = Call(ctx.program, *arguments)
+    return segments.backward(call, tape, (grad_y, grad_final), wanted, *ctx.recomputation)
 
 
 def _is_batched(gradient: Tensor | None) -> bool:

@@ -121,8 +121,8 @@ def backward(
     wanted: Sequence[bool],
     every: int,
     above: int,
-) -> list[Tensor]:
-    """The cotangents of x, elapsed, each state and each core parameter, in this order; empty where not wanted.
+) -> list[Tensor | None]:
+    """The cotangents of x, elapsed, each state and each core parameter, in this order; None where not wanted.
 
     `kept` is what `forward` returned; `cotangents` are those of y and of the final states.
     """
@@ -148,7 +148,7 @@ def backward(
         )
         native.run_backward(plan, part, tape, grad_y[:, begin:end], grad_final, own, accumulate=end != last[1])
         grad_final = own.states
-    return gradients.flat(call.x)
+    return gradients.flat()
 
 
 def _parts(time: int, steps: int) -> list[tuple[int, int]]:

@@ -1,21 +1,19 @@
 """One step without gradients, past torch's dispatcher, which would cost several times what a small step costs.
 
-What is checked in full at the first step is compared at the next ones, by the guards with which torch.compile
-compares tensors: type, dtype, device, shape, strides, and the modes of torch (autocast, torch.func) in which the
-step is another one.
+What is checked in full at the first step is compared at the next ones, by guards, which see the modes of torch in
+which the step is another one, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._dynamo.guards import TensorGuards
 from torch.autograd import forward_ad
 
 from recurra.ops import native, reference
+from recurra.ops.guards import guard
 from recurra.ops.select import Choice, static_reason, transform_reason
 from recurra.ops.tracing import dispatch_modes, tracing_state
 from recurra.program import Program
@@ -70,17 +68,11 @@ def prepare(
         known.append(_make(program, x, states, parameters, elapsed))
 
 
-def _guard(tensors: Sequence[Tensor]) -> Callable[..., bool]:
-    shapes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
-    guards: Any = TensorGuards
-    return guards(*tensors, dynamic_dims_sizes=shapes, dynamic_dims_strides=strides).check
-
-
 def _make(
     program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], elapsed: Tensor | None
 ) -> Step:
     clock = () if elapsed is None else (elapsed,)
-    same = _guard([x, *clock, *states, *parameters])
+    same = guard([x, *clock, *states, *parameters])
     differentiable = any(t.requires_grad for t in (x, *clock, *states, *parameters))
     core = reference.core_values(program, parameters)
     raw = len(core) == len(parameters) and all(c is p for c, p in zip(core, parameters, strict=True))
