@@ -28,7 +28,7 @@ from recurra.program import Program
 Result = tuple[Tensor, Sequence[Tensor]]
 
 # torch.autograd.grad(is_grads_batched=True) still runs on the vmap that came before torch.func
-_BATCHED = torch._C._dispatch_key_parse("Batched")
+_BATCHED, _dispatch_keys = torch._C._dispatch_key_parse("Batched"), torch._C._dispatch_keys
 _AUTOCAST_DEVICES = ("cpu", "cuda")
 
 
@@ -80,9 +80,15 @@ def scan(call: Call, keep_tape: bool, every: int, above: int) -> Result:
     if torch.compiler.is_compiling() or is_watched((x, lengths, reset, elapsed, *states, *core)):
         y, final, _ = scan_op(x, list(states), core, lengths, reset, elapsed, call.program, keep_tape, every, above)
         return y, final
+    return scan_unwatched(call, keep_tape, every, above)
+
+
+def scan_unwatched(call: Call, keep_tape: bool, every: int, above: int) -> Result:
+    """`scan` where nothing in torch watches."""
     if not keep_tape:
         y, final, _ = native.forward(*native.prepare(call, "infer"))
         return y, final
+    _, x, states, core, lengths, reset, elapsed, _ = call
     y, *final = _Scan.apply(call.program, len(states), (every, above), x, elapsed, lengths, reset, *states, *core)
     return y, final
 
@@ -225,8 +231,9 @@ def _cotangents(
     if (
         torch.is_grad_enabled()
         or transform_reason()
-        or any([_is_batched(g) for g in (grad_y, *grad_final)])
-        or static_reason(x.device.type, x.dtype)
+        or any([g is not None and _dispatch_keys(g).has(_BATCHED) for g in (grad_y, *grad_final)])
+        or not x.is_cpu
+        or static_reason("cpu", x.dtype)
     ):
         program = native.program_of(ctx.program)
         return _reference_gradients(
@@ -240,10 +247,6 @@ def _cotangents(
         return [g if want else None for g, want in zip(found, wanted, strict=True)]
     call = Call(ctx.program, *arguments)
     return segments.backward(call, tape, (grad_y, grad_final), wanted, *ctx.recomputation)
-
-
-def _is_batched(gradient: Tensor | None) -> bool:
-    return gradient is not None and torch._C._dispatch_keys(gradient).has(_BATCHED)
 
 
 def _reference_gradients(

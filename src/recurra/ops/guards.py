@@ -12,7 +12,7 @@ from torch._C._dynamo.guards import TensorGuards
 
 Found = TypeVar("Found")
 
-# The kinds of tensors with one key: other sizes, another batch, a state with or without a gradient.
+# The kinds of tensors with one key: other sizes, a state with or without a gradient.
 _MOST_KINDS = 16
 _MOST_KEYS = 1024
 
@@ -29,7 +29,7 @@ def guard(tensors: Sequence[Tensor], *, any_time: bool = False) -> Callable[...,
 
 
 class Known(Generic[Found]):
-    """What was found out for kinds of tensors, by a key that tells their number too."""
+    """What was found out for kinds of tensors, by a key that tells their number and the batch, too."""
 
     def __init__(self) -> None:
         self._kinds: dict[Hashable, list[tuple[Callable[..., bool], Found]]] = {}

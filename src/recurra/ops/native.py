@@ -228,7 +228,7 @@ def backward(
 def prepare(call: Call, direction: str) -> tuple[Any, Call]:
     """The plan of a call, and the call laid out as the engine reads it. Raises as `check` does."""
     values = (call.x, *call.states, *call.core)
-    key = call.program, direction, len(call.states), len(values)
+    key = call.program, direction, len(call.states), len(values), call.x.shape[0] if call.x.dim() else 0
     plan = _prepared.find(key, values) if call.scales is None else None
     if plan is not None:
         if call.lengths is None and call.reset is None and call.elapsed is None and not plan.uses_elapsed:

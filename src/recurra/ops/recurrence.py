@@ -6,20 +6,25 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from recurra.ops import autograd, fallback, reference
 from recurra.ops.arguments import check_lengths, check_scan, check_step, check_tensors
+from recurra.ops.guards import Known
 from recurra.ops.native import Call
 from recurra.ops.segments import Recomputation
-from recurra.ops.select import reference_reason, transform_reason
+from recurra.ops.select import Choice, reference_reason, transform_reason
 from recurra.ops.stepping import prepare, quick_step
-from recurra.ops.tracing import constant_while_tracing
+from recurra.ops.tracing import constant_while_tracing, dispatch_modes, is_watched, tracing_state
 from recurra.program import Program
 from recurra.program.hoist import hoist
 
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 Result = tuple[Tensor, tuple[Tensor, ...]]
+
+# kinds of arguments that fit, and that the engine runs
+_checked: Known[bool] = Known()
 
 
 def scan(
@@ -46,6 +51,10 @@ def scan(
     # while torch.compile or torch.export traces, the op checks
     traced = torch.compiler.is_compiling()
     if not traced:
+        if lengths is None and reset is None and elapsed is None:
+            result = _quick_scan(program, x, states, parameters)
+            if result is not None:
+                return result
         check_tensors(x, *states, *parameters, lengths, reset, elapsed)
     if torch.is_autocast_enabled(x.device.type):
         x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
@@ -64,9 +73,11 @@ def scan(
     if reference_reason(x):
         return fallback.scan_core(program, x, states, core, lengths=lengths, reset=reset, elapsed=elapsed)
     kept = len(states)
-    if not traced and x.shape[1] > 1:
-        program, states, core = _hoisted(program, states, parameters, core)
-        text = text_of(program)
+    if not traced:
+        _remember(program, x, states, parameters)
+        if x.shape[1] > 1:
+            program, states, core = _hoisted(program, states, parameters, core)
+            text = text_of(program)
     # an exported graph is mostly run forwards; trained, it finds its tape by itself
     keep_tape = (
         torch.is_grad_enabled() and not torch.compiler.is_exporting() and _any_requires_grad(x, states, core, elapsed)
@@ -74,6 +85,33 @@ def scan(
     call = Call(text, x, states, core, lengths, reset, elapsed)
     y, final = autograd.scan(call, keep_tape, Recomputation.every, Recomputation.above)
     return y, tuple(final[:kept])
+
+
+def _quick_scan(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> Result | None:
+    """The scan, if arguments of this kind were checked and nothing but the engine has to see it; else None."""
+    # modes that guards do not see
+    if dispatch_modes() or forward_ad._current_level >= 0 or tracing_state() is not None or Choice.name == "reference":
+        return None
+    if type(x) is not Tensor or x.ndim != 3:
+        return None
+    key = program.json, len(states), len(parameters), x.shape[0]
+    if _checked.find(key, (x, *states, *parameters)) is None:
+        return None
+    core = reference.core_values(program, parameters)
+    keep_tape = torch.is_grad_enabled() and _any_requires_grad(x, states, core, None)
+    call = Call(program.json, x, states, core, None, None, None)
+    y, final = autograd.scan_unwatched(call, keep_tape, Recomputation.every, Recomputation.above)
+    return y, tuple(final)
+
+
+def _remember(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+    """Makes scans with arguments of this kind, which the engine can run, quick from now on."""
+    values = (x, *states, *parameters)
+    if program.uses_elapsed or is_watched(values) or hoist(program).program is not program:
+        return
+    key = program.json, len(states), len(parameters), x.shape[0]
+    if _checked.find(key, values) is None:
+        _checked.remember(key, values, True)
 
 
 def _hoisted(
@@ -91,7 +129,7 @@ def _hoisted(
 def text_of(program: Program) -> str:
     """The program as the op takes it."""
     # computed now, where the compiler does not look: it cannot trace them
-    _ = program.live, program.core_parameters, program.uses_elapsed
+    _ = program.live, program.plain_core, program.uses_elapsed
     return program.json
 
 

@@ -92,9 +92,10 @@ def _numbers(program: Program) -> tuple[tuple[int, float], ...]:
 
 def core_values(program: Program, parameters: Sequence[Tensor]) -> list[Tensor]:
     """The values of the core parameters: each a parameter as it is, or computed from parameters only."""
+    plain = program.plain_core
+    if plain is not None:
+        return [parameters[i] for i in plain]
     nodes = program.nodes
-    if all(nodes[i].operation == "parameter" for i in program.core_parameters):
-        return [parameters[nodes[i].attribute] for i in program.core_parameters]
     values = {i: parameters[nodes[i].attribute] for i in _leaves(program, ("parameter",))}
     sizes: dict[str, int] = {}
     for spec, parameter in zip(program.parameters, parameters, strict=True):

@@ -75,6 +75,13 @@ class Program:
         read = {j for i in self.live if i in varying for j in self.nodes[i].inputs} | set(self.results)
         return tuple(sorted({self._whole(i) for i in read & known}))
 
+    @cached_property
+    def plain_core(self) -> tuple[int, ...] | None:
+        """The parameters that the core parameters are, by number; None where one of them is computed."""
+        nodes = [self.nodes[i] for i in self.core_parameters]
+        plain = all(node.operation == "parameter" for node in nodes)
+        return tuple(node.attribute for node in nodes) if plain else None
+
     def _leaves(self, operations: Iterable[str]) -> list[int]:
         return [i for i, node in enumerate(self.nodes) if node.operation in operations]
 
