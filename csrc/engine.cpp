@@ -56,11 +56,18 @@ template <class T> class Runner {
     watch_.lap(Part::ends);
   }
 
- private:
   void meet() {
     p_.barrier.wait(threads_);
     watch_.lap(Part::waiting);
   }
+
+  // Counts the time that the thread took to wake up.
+  void woke_up(Stopwatch::Clock::time_point called) {
+    watch_.begin_at(called);
+    watch_.lap(Part::waiting);
+  }
+
+ private:
 
   // Contiguous sorted rows with nearly equal sums of lengths.
   Range rows_of(int index) const {
@@ -272,6 +279,7 @@ template <class T> void choose(Problem<T>& problem) {
 }
 
 template <class T> void run_as(const Plan& plan, const Arguments& call) {
+  Stopwatch watch(1);
   Problem<T> problem(plan, call);
   choose(problem);
   Carver measure(nullptr);
@@ -281,13 +289,21 @@ template <class T> void run_as(const Plan& plan, const Arguments& call) {
   Carver carver(lease.data());
   problem.lay_out(carver);
   problem.fill();
+  watch.lap(Part::ends);
   if (problem.threads == 1) {
     Runner<T>(problem, 0, 1).run();
     return;
   }
   problem.barrier.expect(problem.threads, omp_get_num_procs());
+  const auto called = Stopwatch::Clock::now();
 #pragma omp parallel num_threads(problem.threads)
-  Runner<T>(problem, omp_get_thread_num(), omp_get_num_threads()).run();
+  {
+    Runner<T> runner(problem, omp_get_thread_num(), omp_get_num_threads());
+    // all threads by the same watch: the profile may be switched while they run
+    if (watch.on()) runner.woke_up(called);
+    runner.run();
+    if (watch.on()) runner.meet();
+  }
 }
 
 std::unique_ptr<char, void (*)(void*)> reserve(long bytes) {

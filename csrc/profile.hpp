@@ -23,9 +23,13 @@ extern Profile profile;
 // the mean of the threads.
 class Stopwatch {
  public:
+  using Clock = std::chrono::steady_clock;
+
   explicit Stopwatch(int threads) : on_(profile.on.load(std::memory_order_relaxed)), threads_(threads) {
     if (on_) last_ = Clock::now();
   }
+  bool on() const { return on_; }
+  void begin_at(Clock::time_point begin) { last_ = begin; }
   void lap(Part part) {
     if (!on_) return;
     const Clock::time_point now = Clock::now();
@@ -40,7 +44,6 @@ class Stopwatch {
   Stopwatch& operator=(const Stopwatch&) = delete;
 
  private:
-  using Clock = std::chrono::steady_clock;
   bool on_;
   int threads_;
   Clock::time_point last_;
