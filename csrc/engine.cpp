@@ -61,14 +61,9 @@ template <class T> class Runner {
     watch_.lap(Part::waiting);
   }
 
-  // Counts the time that the thread took to wake up.
-  void woke_up(Stopwatch::Clock::time_point called) {
-    watch_.begin_at(called);
-    watch_.lap(Part::waiting);
-  }
+  void woke_up(Stopwatch::Clock::time_point called) { watch_.lap_since(called, Part::waiting); }
 
  private:
-
   // Contiguous sorted rows with nearly equal sums of lengths.
   Range rows_of(int index) const {
     const double whole = static_cast<double>(p_.total_rows);
@@ -299,8 +294,7 @@ template <class T> void run_as(const Plan& plan, const Arguments& call) {
 #pragma omp parallel num_threads(problem.threads)
   {
     Runner<T> runner(problem, omp_get_thread_num(), omp_get_num_threads());
-    // all threads by the same watch: the profile may be switched while they run
-    if (watch.on()) runner.woke_up(called);
+    if (watch.on()) runner.woke_up(called);  // by one watch: the profile may be switched while they run
     runner.run();
     if (watch.on()) runner.meet();
   }

@@ -29,7 +29,11 @@ class Stopwatch {
     if (on_) last_ = Clock::now();
   }
   bool on() const { return on_; }
-  void begin_at(Clock::time_point begin) { last_ = begin; }
+  // For a thread that took since `begin` to wake up.
+  void lap_since(Clock::time_point begin, Part part) {
+    last_ = begin;
+    lap(part);
+  }
   void lap(Part part) {
     if (!on_) return;
     const Clock::time_point now = Clock::now();
