@@ -116,6 +116,23 @@ def test_modes_of_torch_and_subclasses_still_see_the_scan(monkeypatch: pytest.Mo
     assert len(calls) == 1
 
 
+def test_a_tensor_that_outlives_its_transform_is_taken_out_of_it():
+    p = problems.converted(make(PROGRAMS["gru"]), torch.float32)
+    leaked = []
+
+    def total(x: Tensor) -> Tensor:
+        leaked.append(x)
+        return x.sum()
+
+    torch.func.grad(total)(p.x)
+    weights = [q.requires_grad_() for q in p.parameters]
+    expected, _ = ops.scan(p.program, p.x, p.states, weights)
+    for _ in range(3):
+        y, _ = ops.scan(p.program, leaked[0], p.states, weights)
+        assert torch.equal(y, expected)
+        y.sum().backward()
+
+
 def test_saved_tensors_that_a_hook_replaces_are_checked_again():
     p = make(PROGRAMS["gru"]).with_leaves()
 

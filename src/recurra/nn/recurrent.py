@@ -104,7 +104,7 @@ class Recurrent(Layer):
 
     def _initial_state(self, batch: int, like: Tensor) -> State:
         columns = zip(self.program.states, self._columns, strict=True)
-        return self._state_type._make(self._initial(spec, (batch, width), like) for spec, width in columns)
+        return self._state_type._make([self._initial(spec, (batch, width), like) for spec, width in columns])
 
     def _initial(self, spec: StateSpec, shape: tuple[int, int], like: Tensor) -> Tensor:
         if spec.role == "seed" and self.training and self.seeded:

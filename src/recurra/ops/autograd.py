@@ -12,7 +12,7 @@ Where nothing in torch watches, `scan` goes past its dispatcher, which would tak
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,16 +80,20 @@ def scan(call: Call, keep_tape: bool, every: int, above: int) -> Result:
     if torch.compiler.is_compiling() or is_watched((x, lengths, reset, elapsed, *states, *core)):
         y, final, _ = scan_op(x, list(states), core, lengths, reset, elapsed, call.program, keep_tape, every, above)
         return y, final
-    return scan_unwatched(call, keep_tape, every, above)
+    return _unwatched(_Scan.apply, call, keep_tape, every, above)
 
 
-def scan_unwatched(call: Call, keep_tape: bool, every: int, above: int) -> Result:
-    """`scan` where nothing in torch watches."""
+def scan_plain(call: Call, keep_tape: bool, every: int, above: int) -> Result:
+    """`scan` where nothing in torch watches, and no tensor is a wrapper of torch.func."""
+    return _unwatched(_apply_plain, call, keep_tape, every, above)
+
+
+def _unwatched(apply: Callable[..., Any], call: Call, keep_tape: bool, every: int, above: int) -> Result:
     if not keep_tape:
         y, final, _ = native.forward(*native.prepare(call, "infer"))
         return y, final
     _, x, states, core, lengths, reset, elapsed, _ = call
-    y, *final = _Scan.apply(call.program, len(states), (every, above), x, elapsed, lengths, reset, *states, *core)
+    y, *final = apply(call.program, len(states), (every, above), x, elapsed, lengths, reset, *states, *core)
     return y, final
 
 
@@ -219,6 +223,10 @@ class _Scan(torch.autograd.Function):
         needed = ctx.needs_input_grad
         gradients = _cotangents(ctx, grad_y, grad_final, [needed[3], needed[4], *needed[7:]])
         return None, None, None, gradients[0], gradients[1], None, None, *gradients[2:]
+
+
+# what Function.apply calls after it has looked at each argument for wrappers of torch.func, which takes longer
+_apply_plain: Callable[..., Any] = super(torch.autograd.Function, _Scan).apply  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _cotangents(

@@ -15,7 +15,7 @@ from recurra.ops.native import Call
 from recurra.ops.segments import Recomputation
 from recurra.ops.select import Choice, reference_reason, transform_reason
 from recurra.ops.stepping import prepare, quick_step
-from recurra.ops.tracing import constant_while_tracing, dispatch_modes, is_watched, tracing_state
+from recurra.ops.tracing import constant_while_tracing, dispatch_modes, is_watched, is_wrapped, tracing_state
 from recurra.program import Program
 from recurra.program.hoist import hoist
 
@@ -100,14 +100,16 @@ def _quick_scan(program: Program, x: Tensor, states: Sequence[Tensor], parameter
     core = reference.core_values(program, parameters)
     keep_tape = torch.is_grad_enabled() and _any_requires_grad(x, states, core, None)
     call = Call(program.json, x, states, core, None, None, None)
-    y, final = autograd.scan_unwatched(call, keep_tape, Recomputation.every, Recomputation.above)
+    y, final = autograd.scan_plain(call, keep_tape, Recomputation.every, Recomputation.above)
     return y, tuple(final)
 
 
 def _remember(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
     """Makes scans with arguments of this kind, which the engine can run, quick from now on."""
     values = (x, *states, *parameters)
-    if program.uses_elapsed or is_watched(values) or hoist(program).program is not program:
+    if program.uses_elapsed or is_watched(values) or any(map(is_wrapped, values)):
+        return
+    if hoist(program).program is not program:
         return
     key = program.json, len(states), len(parameters), x.shape[0]
     if _checked.find(key, values) is None:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 # looked up once: an attribute of a module costs as much as the call
 dispatch_modes, tracing_state = torch._C._len_torch_dispatch_stack, torch._C._get_tracing_state
+# whether a tensor is a wrapper of torch.func, perhaps of a transform that has ended
+is_wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
