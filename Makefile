@@ -78,14 +78,15 @@ cross:
 # What is for AVX-512, VNNI and AVX512_BF16 included, on a processor with AVX2: the tests of the kernels and of the engine, with the
 # instructions as functions of libsimde. Debian: libsimde-dev. Takes minutes; no timing of it says anything.
 EMULATED := build/emulate
-EMULATED_TESTS := tests/test_engine.py tests/test_int8.py tests/test_bfloat16.py tests/test_bfloat16_activations.py
+EMULATED_TESTS := tests/test_engine.py tests/test_int8.py tests/test_bfloat16.py tests/test_bfloat16_activations.py \
+  tests/test_mixed_precision.py
 emulate: setup
 	@echo '#include <simde/x86/avx512.h>' | $(CXX) -E -xc++ - >/dev/null || { echo "emulate: libsimde is not installed"; exit 1; }
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(EMULATED) -G Ninja --log-level=WARNING \
 		-DRECURRA_KERNEL_TESTS=ON -DRECURRA_EMULATE=ON
 	$(BIN)/cmake --build $(EMULATED) --target kernels _engine
 	$(BIN)/ctest --test-dir $(EMULATED) --output-on-failure --parallel 2
-	RECURRA_EMULATED=$(abspath $(EMULATED)) RECURRA_ISA=avx512 PYTHONPATH=$(abspath tools/emulated) \
+	RECURRA_EMULATED=$(abspath $(EMULATED)) RECURRA_ISA=avx512bf16 PYTHONPATH=$(abspath tools/emulated) \
 		$(BIN)/python -m pytest -n 2 $(EMULATED_TESTS)
 
 # `make test` tries the same laws on fewer sizes.

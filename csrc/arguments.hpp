@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <memory>
 
-#include "bfloat16_kernels.hpp"
 #include "int8_kernels.hpp"
 #include "plan.hpp"
 
@@ -21,6 +20,15 @@ struct PackedParameters {
   virtual ~PackedParameters() = default;
 };
 
+// What is done with a parameter: Arguments::bfloat16. The first two hold bits of bfloat16, the last one floats.
+enum Bfloat16Use : std::uint8_t {
+  bfloat16_none,
+  bfloat16_weights,
+  bfloat16_both,      // the vectors that it multiplies are rounded
+  bfloat16_products,  // it is rounded, too, in each of its products and in those that make its gradient
+  bfloat16_uses
+};
+
 struct Arguments {
   int item_size;
   long batch, time;
@@ -35,7 +43,6 @@ struct Arguments {
   const float* const* scales;  // null: no parameter is int8; scales[i] not null: parameter i is, with one scale a row
   const Int8Kernels* int8;
   const std::uint8_t* bfloat16;  // null: no parameter is bfloat16; else of each one a Bfloat16Use
-  const Bfloat16Kernels* bfloat16_kernels;  // null: bfloat16_both is rounding, and a product in float32
   void* const* initial;
   void* const* final;     // the final states, or their cotangents (null: zero) in a backward plan
   void* const* grad_initial;
@@ -63,6 +70,7 @@ extern Settings settings;
 // The engine compiled for one instruction set.
 struct Engine {
   const char* name;
+  bool has_pairs;  // products of bfloat16 by bfloat16 have instructions
   void (*run)(const Plan&, const Arguments&);
   std::unique_ptr<PackedParameters> (*pack)(const Plan&, const Arguments&);  // reads item_size and parameters
   // Null for a call that several threads would share. Reads the sizes, the parameters and `packed`.

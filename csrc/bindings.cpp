@@ -67,6 +67,16 @@ void run_released(const Plan& plan, const Arguments& call) {
   recurra::run(plan, call);
 }
 
+// One byte of each parameter; null for None. They belong to the object.
+const std::uint8_t* bfloat16_uses_of(const nb::object& uses, const Plan& plan) {
+  if (uses.is_none()) return nullptr;
+  const auto bytes = nb::cast<nb::bytes>(uses);
+  if (bytes.size() != plan.parameters.size())
+    throw std::invalid_argument("bfloat16 has " + std::to_string(bytes.size()) + " bytes, expected " +
+                                std::to_string(plan.parameters.size()));
+  return static_cast<const std::uint8_t*>(bytes.data());
+}
+
 void require(Address address, const Arguments& call, const char* name) {
   if (address == 0 && call.batch > 0 && call.time > 0)
     throw std::invalid_argument(std::string(name) + " is null, expected an address");
@@ -97,13 +107,7 @@ void forward(const Plan& plan, int item_size, long batch, long time, int threads
   call.tape = pointer(tape);
   call.parameters = parameter_list.data();
   if (scale_list) call.scales = reinterpret_cast<const float* const*>(scale_list->data());
-  if (!bfloat16.is_none()) {
-    const auto flags = nb::cast<nb::bytes>(bfloat16);
-    if (flags.size() != plan.parameters.size())
-      throw std::invalid_argument("bfloat16 has " + std::to_string(flags.size()) + " bytes, expected " +
-                                  std::to_string(plan.parameters.size()));
-    call.bfloat16 = static_cast<const std::uint8_t*>(flags.data());
-  }
+  call.bfloat16 = bfloat16_uses_of(bfloat16, plan);
   call.initial = initial_list.data();
   call.final = final_list.data();
   if (plan.input_columns > 0) require(x, call, "x");
@@ -117,7 +121,7 @@ void backward(const Plan& plan, int item_size, long batch, long time, int thread
               const nb::list& parameters, const nb::list& initial, const nb::list& grad_final, Address grad_x,
               long grad_x_batch_stride, long grad_x_time_stride, Address grad_elapsed, long grad_elapsed_batch_stride,
               long grad_elapsed_time_stride, const nb::list& grad_initial, const nb::list& grad_parameters,
-              bool accumulate) {
+              bool accumulate, const nb::object& bfloat16) {
   if (plan.direction != Direction::backward) throw std::invalid_argument("backward of a forward plan");
   const Addresses parameter_list(parameters, plan.parameters.size(), "parameters", false);
   const Addresses initial_list(initial, plan.states.size(), "initial", batch == 0);
@@ -143,6 +147,7 @@ void backward(const Plan& plan, int item_size, long batch, long time, int thread
   call.grad_initial = grad_initial_list.data();
   call.grad_parameters = grad_parameter_list.data();
   call.accumulate = accumulate;
+  call.bfloat16 = bfloat16_uses_of(bfloat16, plan);
   if (plan.input_columns > 0) require(x, call, "x");
   if (plan.output_columns > 0) require(grad_y, call, "grad_y");
   run_released(plan, call);
@@ -201,7 +206,8 @@ NB_MODULE(_engine, m) {
            nb::arg("tape"), nb::arg("parameters"), nb::arg("initial"), nb::arg("grad_final"), nb::arg("grad_x"),
            nb::arg("grad_x_batch_stride"), nb::arg("grad_x_time_stride"), nb::arg("grad_elapsed"),
            nb::arg("grad_elapsed_batch_stride"), nb::arg("grad_elapsed_time_stride"), nb::arg("grad_initial"),
-           nb::arg("grad_parameters"), nb::arg("accumulate") = false);
+           nb::arg("grad_parameters"), nb::arg("accumulate") = false,
+           nb::arg("bfloat16") = nb::none());
   recurra::bind_streaming(m);
   m.def("lease", [](std::size_t size) {
     auto* lease = new recurra::Lease(size);
@@ -211,8 +217,7 @@ NB_MODULE(_engine, m) {
   m.def("isa", [] { return recurra::engine().name; }, "The instruction set that runs: RECURRA_ISA, else the best.");
   m.def("int8_isa", [] { return recurra::int8_kernels().name; }, "The instruction set of products with int8 weights.");
   m.def("bfloat16_isa", [] {
-    const auto* kernels = recurra::bfloat16_kernels();
-    return kernels == nullptr ? "" : kernels->name;
+    return recurra::has_bfloat16_products() ? recurra::engine().name : "";
   }, "The instruction set of products of bfloat16 by bfloat16; empty: they are computed in float32.");
   m.def("available_isas", recurra::available_isas, "Instruction sets of this build that this processor has, best first.");
   m.def("peak_flops", [](int item_size, int threads, double seconds) {

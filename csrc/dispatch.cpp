@@ -28,7 +28,10 @@ extern const Int8Kernels int8_kernels;
 }  // namespace avx512
 namespace avx512vnni { extern const Int8Kernels int8_kernels; }
 #if RECURRA_HAVE_AVX512BF16
-namespace avx512bf16 { extern const Bfloat16Kernels bfloat16_kernels; }
+namespace avx512bf16 {
+extern const Engine engine;
+extern const Int8Kernels int8_kernels;
+}  // namespace avx512bf16
 #endif
 #endif
 
@@ -47,7 +50,7 @@ bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
 #if RECURRA_EMULATED
 bool has_avx512() { return has_avx2(); }
 bool has_vnni() { return true; }
-bool has_bfloat16() { return true; }
+bool has_avx512bf16() { return has_avx2(); }
 #elif RECURRA_HAVE_AVX512
 bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
@@ -55,13 +58,16 @@ bool has_avx512() {
 }
 bool has_vnni() { return __builtin_cpu_supports("avx512vnni"); }
 #if RECURRA_HAVE_AVX512BF16
-bool has_bfloat16() { return __builtin_cpu_supports("avx512bf16"); }
+bool has_avx512bf16() { return has_avx512() && has_vnni() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 #endif
 
 // Best first.
 std::vector<const Engine*> available() {
   std::vector<const Engine*> engines;
+#if RECURRA_HAVE_AVX512BF16
+  if (has_avx512bf16()) engines.push_back(&avx512bf16::engine);
+#endif
 #if RECURRA_HAVE_AVX512
   if (has_avx512()) engines.push_back(&avx512::engine);
 #endif
@@ -87,6 +93,9 @@ const Engine* choose() {
 
 const Int8Kernels* choose_int8() {
   const std::string isa = engine().name;
+#if RECURRA_HAVE_AVX512BF16
+  if (isa == avx512bf16::engine.name) return &avx512bf16::int8_kernels;
+#endif
 #if RECURRA_HAVE_AVX512
   if (isa == avx512::engine.name && has_vnni()) return &avx512vnni::int8_kernels;
   if (isa == avx512::engine.name) return &avx512::int8_kernels;
@@ -95,13 +104,6 @@ const Int8Kernels* choose_int8() {
   if (isa == avx2::engine.name) return &avx2::int8_kernels;
 #endif
   return &generic::int8_kernels;
-}
-
-const Bfloat16Kernels* choose_bfloat16() {
-#if RECURRA_HAVE_AVX512BF16
-  if (std::string(engine().name) == avx512::engine.name && has_bfloat16()) return &avx512bf16::bfloat16_kernels;
-#endif
-  return nullptr;
 }
 
 [[noreturn]] void fail(const std::string& what) { throw std::invalid_argument(what); }
@@ -115,7 +117,8 @@ void check_small(const Plan& plan, const Arguments& call) {
   if (call.scales == nullptr && call.bfloat16 == nullptr) return;
   if (call.item_size != 4)
     fail("int8 and bfloat16 weights come with float32, got item_size " + std::to_string(call.item_size));
-  if (plan.direction != Direction::infer) fail("int8 and bfloat16 weights are for infer plans");
+  const bool infers = plan.direction == Direction::infer;
+  if (call.scales != nullptr && !infers) fail("int8 weights are for infer plans");
   const auto is_int8 = [&](std::size_t i) { return call.scales != nullptr && call.scales[i] != nullptr; };
   for (std::size_t i = 0; i < plan.parameters.size(); ++i) {
     const Parameter& p = plan.parameters[i];
@@ -126,14 +129,17 @@ void check_small(const Plan& plan, const Arguments& call) {
     if (call.bfloat16 == nullptr || !call.bfloat16[i]) continue;
     if (is_int8(i)) fail(name() + "both int8 and bfloat16");
     if (call.bfloat16[i] >= bfloat16_uses) fail(name() + "bfloat16 in no known way");
+    if (call.bfloat16[i] == bfloat16_products) {
+      if (p.columns == 0) fail(name() + "a vector, and only matrices are multiplied in bfloat16");
+      continue;
+    }
     if (!dense) fail(name() + "bfloat16, expected a dense matrix");
+    if (!infers) fail(name() + "bfloat16, which is for infer plans");
   }
   for (const ProductPhase& product : plan.products) {
     const auto i = static_cast<std::size_t>(product.parameter);
     if (is_int8(i) && product.transposed)
       fail("parameter " + std::to_string(i) + " is int8, and a product uses it transposed");
-    if (call.bfloat16 != nullptr && call.bfloat16[i] == bfloat16_both && product.transposed)
-      fail("parameter " + std::to_string(i) + " is bfloat16 for bfloat16 vectors, and a product uses it transposed");
   }
 }
 
@@ -166,10 +172,7 @@ const Int8Kernels& int8_kernels() {
   return *chosen;
 }
 
-const Bfloat16Kernels* bfloat16_kernels() {
-  static const Bfloat16Kernels* const chosen = choose_bfloat16();
-  return chosen;
-}
+bool has_bfloat16_products() { return engine().has_pairs; }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
@@ -180,7 +183,6 @@ std::vector<std::string> available_isas() {
 void run(const Plan& plan, Arguments call) {
   check(plan, call);
   call.int8 = &int8_kernels();
-  call.bfloat16_kernels = bfloat16_kernels();
   if (forked.load(std::memory_order_relaxed)) call.threads = 1;
   engine().run(plan, call);
 }
@@ -202,7 +204,6 @@ std::unique_ptr<PackedParameters> pack(const Plan& plan, int item_size, void* co
   call.parameters = parameters;
   call.scales = scales;
   call.bfloat16 = bfloat16;
-  call.bfloat16_kernels = bfloat16_kernels();
   check_small(plan, call);
   return engine().pack(plan, call);
 }

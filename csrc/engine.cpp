@@ -17,7 +17,7 @@ namespace {
 template <class T> void pack(const Problem<T>& p, int index, int threads) {
   for (std::size_t i = 0; i < p.plan.packs.size(); ++i) {
     const Pack& pack = p.plan.packs[i];
-    if (p.is_int8(pack.parameter) || p.in_pairs(pack.parameter)) continue;
+    if (p.is_int8(pack.parameter)) continue;
     if (p.is_sparse(pack.parameter)) {
       if (static_cast<int>(i) % threads == index) p.pack_sparse(static_cast<int>(i));
       continue;
@@ -27,8 +27,13 @@ template <class T> void pack(const Problem<T>& p, int index, int threads) {
     const Range mine = share_of(Product<T>::panels(pack.count), 1, index, threads);
     p.with_elements(pack.parameter, [&](const auto* matrix) {
       using Element = std::decay_t<decltype(*matrix)>;
-      Product<T, Element>::pack(matrix + pack.begin * row_stride, row_stride, column_stride, pack.count, pack.k,
-                                static_cast<Element*>(p.packs[i]), mine.begin, mine.end);
+      const Element* first = matrix + pack.begin * row_stride;
+      if constexpr (sizeof(T) == sizeof(float))
+        if (p.in_pairs(pack.parameter))
+          return PairPacks::pack(first, row_stride, column_stride, pack.count, pack.k, static_cast<Pair*>(p.packs[i]),
+                                 mine.begin, mine.end);
+      Product<T, Element>::pack(first, row_stride, column_stride, pack.count, pack.k, static_cast<Element*>(p.packs[i]),
+                                mine.begin, mine.end);
     });
   }
 }
@@ -267,7 +272,8 @@ template <class T> void choose_split(Problem<T>& p) {
 
 template <class T> void choose(Problem<T>& problem) {
   choose_split(problem);
-  problem.use_packs = problem.call.packed != nullptr || problem.batch * problem.time > direct_rows;
+  problem.use_packs = problem.call.packed != nullptr || problem.batch * problem.time > direct_rows ||
+      problem.multiplies_rounded();
   problem.choose_chunk();
   problem.choose_strip();
   problem.choose_sparse();
@@ -391,7 +397,7 @@ double measure_peak(int item_size, double seconds) {
 #define RECURRA_TEXT_OF(name) #name
 #define RECURRA_TEXT(name) RECURRA_TEXT_OF(name)
 extern const Engine engine;
-const Engine engine = {RECURRA_TEXT(RECURRA_ISA), run, pack_parameters, prepare, measure_peak};
+const Engine engine = {RECURRA_TEXT(RECURRA_ISA), has_pairs, run, pack_parameters, prepare, measure_peak};
 
 }  // namespace RECURRA_ISA
 }  // namespace recurra

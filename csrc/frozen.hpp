@@ -100,10 +100,8 @@ class Frozen {
     packed_ = pack(plan_, item_size, addresses_.data(), int8_scales(), bfloat16());
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Parameter& p = plan_.parameters[i];
-      // a matrix is read in its packed form only, but for one whose products take rounded vectors
-      const bool in_pairs = bfloat16_[i] == bfloat16_both && bfloat16_kernels() != nullptr;
+      // a matrix is read in its packed form only
       const long kept = is_int8(i)       ? p.rows * p.columns
-                        : in_pairs       ? p.rows * p.columns * 2
                         : p.columns == 0 ? p.rows * item_size
                                          : 0;
       kept_.push_back(kept > 0 ? reserve(kept, 1) : nullptr);
@@ -121,7 +119,6 @@ class Frozen {
     call.packed = packed_.get();
     call.scales = int8_scales();
     call.int8 = &int8_kernels();
-    call.bfloat16_kernels = bfloat16_kernels();
     call.bfloat16 = bfloat16();
     // the plan may read what was not given
     if (plan_.uses_elapsed && call.elapsed.address == nullptr && call.batch * call.time > 0) fail("elapsed is missing");

@@ -40,6 +40,13 @@ template <class T> class Gradients {
     worker_.gather(segment.reference, all, all.steps.begin, 0, rows, s_.a);
   }
 
+  // Hands what b is packed into to `use`, as what its elements are.
+  template <class Use> void with_outer(int parameter, T* packed, const Use& use) const {
+    if constexpr (sizeof(T) == sizeof(float))
+      if (p_.in_pairs(parameter)) return use(reinterpret_cast<Pair*>(packed));
+    use(packed);
+  }
+
   void pack(const Extent& all, long rows) {
     long operand = 0;
     for (const OuterPhase& outer : p_.plan.outers)
@@ -49,7 +56,9 @@ template <class T> class Gradients {
         const Range mine = share_of(Outer<T>::panels(b.length), 1, index_, threads_);
         if (mine.empty()) continue;
         gather(b, all, rows);
-        Outer<T>::pack_b(rows, s_.a, b.length, packed, mine.begin, mine.end);
+        with_outer(outer.parameter, packed, [&](auto* p) {
+          Outer<T, std::decay_t<decltype(*p)>>::pack_b(rows, s_.a, b.length, p, mine.begin, mine.end);
+        });
       }
   }
 
@@ -66,8 +75,9 @@ template <class T> class Gradients {
       for (std::size_t j = 0; j < phase.b.size(); ++j) {
         const Segment& b = phase.b[j];
         T* g = p_.grad_parameter(phase.parameter) + a.begin * columns + b.begin;
-        Outer<T>::accumulate(rows, s_.a, mine.begin, mine.end,
-                             p_.outer_pack + p_.outer_offset[operand + static_cast<long>(j)], b.length, g, columns);
+        with_outer(phase.parameter, p_.outer_pack + p_.outer_offset[operand + static_cast<long>(j)], [&](auto* p) {
+          Outer<T, std::decay_t<decltype(*p)>>::accumulate(rows, s_.a, mine.begin, mine.end, p, b.length, g, columns);
+        });
       }
     }
   }

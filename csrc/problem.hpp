@@ -61,6 +61,9 @@ inline Range share_of(long total, long unit, int index, int count) {
 constexpr long product_rows = 512;  // rows whose addresses are gathered at a time
 constexpr long small_rows_at_once = 64;
 constexpr long row_unit = 64 / sizeof(float);
+// Of rounded rows. After pairs there is room for the half vector that rounding may write beyond them.
+constexpr long float_stride(long length) { return (length + row_unit - 1) / row_unit * row_unit; }
+constexpr long pair_stride(long length) { return float_stride(pair_count(length + 1) + row_unit / 2); }
 
 // The buffers of one thread.
 template <class T> struct Scratch {
@@ -68,7 +71,8 @@ template <class T> struct Scratch {
   T **a, **init, **c;
   std::int8_t* int8_rows;  // the rows of `a`, rounded, and what a unit of each stands for
   float* int8_scales;
-  void* bfloat16_rows;     // the rows of `a`, rounded: as bits where there are kernels for it, else as floats
+  void* bfloat16_rows;     // the rows of `a`, rounded: to pairs, which `pairs` tells, or to floats
+  Pair** pairs;
   Slot<T>* slots;
   Slot<T>* origins;
   int *moving, *special;
@@ -153,9 +157,21 @@ template <class T> struct Problem {
   const Packed<T>* ready_packs() const { return static_cast<const Packed<T>*>(call.packed); }
 
   bool is_int8(int parameter) const { return call.scales && call.scales[parameter]; }
-  bool is_bfloat16(int parameter) const { return call.bfloat16 && call.bfloat16[parameter]; }
-  bool rounds_rows(int parameter) const { return call.bfloat16 && call.bfloat16[parameter] == bfloat16_both; }
-  bool in_pairs(int parameter) const { return rounds_rows(parameter) && call.bfloat16_kernels; }
+  Bfloat16Use bfloat16_use(int parameter) const {
+    return call.bfloat16 ? static_cast<Bfloat16Use>(call.bfloat16[parameter]) : bfloat16_none;
+  }
+  bool is_bfloat16(int parameter) const {
+    return bfloat16_use(parameter) == bfloat16_weights || bfloat16_use(parameter) == bfloat16_both;
+  }
+  bool rounds_rows(int parameter) const { return bfloat16_use(parameter) >= bfloat16_both; }
+  // Without instructions for pairs, products of floats and widened bfloat16 are faster.
+  bool in_pairs(int parameter) const {
+    if (is_sparse(parameter) || !use_packs) return false;
+    return bfloat16_use(parameter) == bfloat16_products || (has_pairs && bfloat16_use(parameter) == bfloat16_both);
+  }
+  bool multiplies_rounded() const {
+    return call.bfloat16 && std::memchr(call.bfloat16, bfloat16_products, plan.parameters.size());
+  }
   long element_size(int parameter) const {
     return is_int8(parameter) ? 1 : static_cast<long>(is_bfloat16(parameter) ? sizeof(Bfloat16) : sizeof(T));
   }
@@ -233,6 +249,13 @@ template <class T> struct Problem {
     units = carver.take<T>(padded(plan.unit_columns));
   }
 
+  long packed_bytes(const Pack& pack) const {
+    const bool pairs = in_pairs(pack.parameter);
+    const long summands = pairs ? pair_count(pack.k) : pack.k;
+    const long size = pairs ? static_cast<long>(sizeof(Pair)) : element_size(pack.parameter);
+    return product_of(Product<T>::packed_size(pack.count, summands), size);
+  }
+
   void lay_out_packs(Carver& carver) {
     if (const Packed<T>* ready = ready_packs()) {
       packs = const_cast<void**>(ready->packs.data());
@@ -244,9 +267,7 @@ template <class T> struct Problem {
     for (std::size_t i = 0; i < plan.packs.size(); ++i) {
       const Pack& pack = plan.packs[i];
       const bool sparse = is_sparse(pack.parameter);
-      const bool dense = use_packs && !sparse && !is_int8(pack.parameter) && !in_pairs(pack.parameter);
-      void* packed = carver.take<char>(
-          dense ? product_of(Product<T>::packed_size(pack.count, pack.k), element_size(pack.parameter)) : 0);
+      void* packed = carver.take<char>(use_packs && !sparse && !is_int8(pack.parameter) ? packed_bytes(pack) : 0);
       const long count = sparse ? nonzero[pack.parameter] : 0;
       const SparseRows<T> rows{carver.take<long>(sparse ? pack.count + 1 : 0), carver.take<std::int32_t>(count),
                                carver.take<T>(count)};
@@ -287,7 +308,9 @@ template <class T> struct Problem {
         for (const Segment& segment : phase.segments) length = larger(length, segment.length);
       s.int8_rows = carver.take<std::int8_t>(call.scales ? small_rows_at_once * int8_padded(length) : 0);
       s.int8_scales = carver.take<float>(call.scales ? small_rows_at_once : 0);
-      s.bfloat16_rows = carver.take<float>(call.bfloat16 ? small_rows_at_once * bfloat16_padded(length) : 0);
+      s.bfloat16_rows =
+          carver.take<float>(call.bfloat16 ? small_rows_at_once * larger(float_stride(length), pair_stride(length)) : 0);
+      s.pairs = carver.take<Pair*>(call.bfloat16 ? small_rows_at_once : 0);
     }
     s.slots = carver.take<Slot<T>>(operands);
     s.origins = carver.take<Slot<T>>(operands);

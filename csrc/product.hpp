@@ -4,7 +4,7 @@
 // so results do not depend on how rows and columns are grouped or split between threads.
 #pragma once
 
-#include "bfloat16.hpp"
+#include "pairs.hpp"
 
 namespace recurra {
 namespace RECURRA_ISA {
@@ -27,9 +27,11 @@ constexpr int dot_chains = vector_bytes == 64 ? 2 : 1;
 constexpr RECURRA_INLINE long smaller(long a, long b) { return a < b ? a : b; }
 constexpr RECURRA_INLINE long larger(long a, long b) { return a > b ? a : b; }
 
-// Sums of T with a matrix of Element, which T has all of.
+// Sums of T with a matrix of Element. Where these are pairs, so are the factors, and what counts summands counts pairs.
 template <class T, class Element = T> struct Tile {
   using Vector = Vec<T>;
+  using Factor = typename FactorOf<T, Element>::Type;
+  using Factors = decltype(repeated(Factor()));
   static constexpr long V = Vector::V;
 
   struct Operands {
@@ -42,19 +44,19 @@ template <class T, class Element = T> struct Tile {
   };
   // Where the factor of row r and summand i is read.
   template <int R> struct RowFactors {
-    const T* rows[R];
-    RECURRA_INLINE T operator()(int r, long i) const { return rows[r][i]; }
+    const Factor* rows[R];
+    RECURRA_INLINE Factor operator()(int r, long i) const { return rows[r][i]; }
   };
   struct ColumnFactors {
-    const T* a;
+    const Factor* a;
     long stride;
-    RECURRA_INLINE T operator()(int r, long i) const { return a[i * stride + r]; }
+    RECURRA_INLINE Factor operator()(int r, long i) const { return a[i * stride + r]; }
   };
 
   // c = (init or 0) + sum over i of factors(r, i) * b(i, column). With whole_b, the last vector of b may be read beyond
   // last_lanes.
-  template <int R, int P, int W, bool whole_b, class Factors>
-  static RECURRA_INLINE void run(const Operands& o, const Factors factors, const T* const* init, T* const* c) {
+  template <int R, int P, int W, bool whole_b, class Get>
+  static RECURRA_INLINE void run(const Operands& o, const Get factors, const T* const* init, T* const* c) {
     constexpr int C = P * W;
     const long last_lanes = o.last_lanes, k_stride = o.k_stride, panel_stride = o.panel_stride;
     Vector sum[R][C];
@@ -72,19 +74,19 @@ template <class T, class Element = T> struct Tile {
     const Element* b = o.b;
     for (long i = 0, k = o.k; i < k; ++i, b += k_stride) {
       if constexpr (R < C) {
-        Vector factor[R];
+        Factors factor[R];
 #pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) factor[r] = Vector(factors(r, i));
+        for (int r = 0; r < R; ++r) factor[r] = repeated(factors(r, i));
 #pragma GCC unroll 16
         for (int w = 0; w < C; ++w) {
           const Element* p = b + w / W * panel_stride + w % W * V;
-          Vector column = whole_b || w < C - 1 ? widened(p) : widened(p, last_lanes);
+          Factors column = whole_b || w < C - 1 ? widened(p) : widened(p, last_lanes);
           if constexpr (R > 1) column = in_register(column);
 #pragma GCC unroll 8
           for (int r = 0; r < R; ++r) sum[r][w] = fma_(factor[r], column, sum[r][w]);
         }
       } else {
-        Vector column[C];
+        Factors column[C];
 #pragma GCC unroll 16
         for (int w = 0; w < C; ++w) {
           const Element* p = b + w / W * panel_stride + w % W * V;
@@ -92,7 +94,7 @@ template <class T, class Element = T> struct Tile {
         }
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
-          const Vector factor(factors(r, i));
+          const Factors factor = repeated(factors(r, i));
 #pragma GCC unroll 16
           for (int w = 0; w < C; ++w) sum[r][w] = fma_(factor, column[w], sum[r][w]);
         }
@@ -130,6 +132,7 @@ template <template <int, int> class Get> RECURRA_INLINE auto find_tile(long heig
 template <class T, class Element = T> struct Product {
   using Vector = Vec<T>;
   using Operands = typename Tile<T, Element>::Operands;
+  using Factor = typename FactorOf<T, Element>::Type;
   static constexpr long V = Vector::V;
   static constexpr long panel = tile_vectors * V;
 
@@ -168,7 +171,7 @@ template <class T, class Element = T> struct Product {
 
   // c[r][j] = (init ? init[r][j] : 0) + sum over i < segment_k of a[r][i] * M[j][k_begin + i], for the columns j of
   // panels [panel_begin, panel_end). A row of init may be the same row of c. Memory beyond column n is not touched.
-  static void product(long rows, const T* const* a, long segment_k, const Element* packed, long k, long k_begin, long n,
+  static void product(long rows, const Factor* const* a, long segment_k, const Element* packed, long k, long k_begin, long n,
                       const T* const* init, T* const* c, long panel_begin, long panel_end) {
     if (rows <= 0) return;
     const long tiles = (rows + tile_rows - 1) / tile_rows, whole_panels = smaller(panel_end, n / panel);
@@ -222,14 +225,14 @@ template <class T, class Element = T> struct Product {
 
  private:
   template <int R, int P, int W, bool whole_b>
-  static void tile(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
+  static void tile(const Operands& o, const Factor* const* a, const T* const* init, T* const* c) {
     typename Tile<T, Element>::template RowFactors<R> factors;
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) factors.rows[r] = a[r] + o.a_begin;
     Tile<T, Element>::template run<R, P, W, whole_b>(o, factors, init, c);
   }
   template <int R, int W> struct PackedTile {
-    static void run(const Operands& o, const T* const* a, const T* const* init, T* const* c) {
+    static void run(const Operands& o, const Factor* const* a, const T* const* init, T* const* c) {
       tile<R, 1, W, true>(o, a, init, c);
     }
   };
@@ -246,6 +249,7 @@ template <class T, class Element = T> struct Product {
 
   static constexpr int block = 16 / int(sizeof(T)), blocks = int(vector_bytes) / 16;
 
+ public:
   // Writes up to V rows of a row-major matrix as up to V columns of a panel, and zeros for the missing ones.
   static void transpose(const Element* in, long in_stride, long rows, long k, Element* out, long out_stride) {
     long j = 0;
@@ -260,6 +264,8 @@ template <class T, class Element = T> struct Product {
         transpose_block(edge + i, V, out + (j + i) * out_stride, out_stride, smaller(block, columns - i));
     }
   }
+
+ private:
   // V rows of `block` elements become `columns` vectors.
   template <class From>
   static RECURRA_INLINE void transpose_block(const From* in, long in_stride, Element* out, long out_stride,

@@ -179,7 +179,8 @@ template <class T> class Worker {
         if (i != gathered) {
           gather(segment.reference, extent, t, b, count, s_.a);
           if (p_.is_int8(phase.parameter)) round_rows(segment.length, count);
-          if (p_.rounds_rows(phase.parameter)) round_rows_to_bfloat16(segment.length, count);
+          if (p_.in_pairs(phase.parameter)) round_rows_to_pairs(segment, count);
+          else if (p_.rounds_rows(phase.parameter)) round_rows_to_bfloat16(segment.length, count);
         }
         gathered = i;
         segment_product(phase, block, segment, count, init, range);
@@ -195,34 +196,36 @@ template <class T> class Worker {
         s_.int8_scales[r] = p_.call.int8->quantise(s_.a[r], length, s_.int8_rows + r * int8_padded(length));
   }
 
-  // Where there are no kernels for it, s_.a becomes the rows with the numbers rounded.
+  // s_.a becomes the rows with the numbers rounded.
   void round_rows_to_bfloat16(long length, long count) {
     if constexpr (sizeof(T) == sizeof(float)) {
-      const long stride = bfloat16_padded(length);
-      for (long r = 0; r < count; ++r) {
-        if (p_.call.bfloat16_kernels) {
-          std::uint16_t* row = static_cast<std::uint16_t*>(s_.bfloat16_rows) + r * stride;
-          for (long i = 0; i < length; ++i) row[i] = nearest_bfloat16(s_.a[r][i]);
-          std::memset(row + length, 0, sizeof(*row) * (stride - length));
-        } else {
-          float* row = static_cast<float*>(s_.bfloat16_rows) + r * stride;
-          for (long i = 0; i < length; ++i) row[i] = widened_bits(nearest_bfloat16(s_.a[r][i]));
-          s_.a[r] = row;
+      using V = Vec<float>;
+      float* to = static_cast<float*>(s_.bfloat16_rows);
+      for (long r = 0; r < count; ++r, to += float_stride(length)) {
+        for (long i = 0; i < length; i += V::V) {
+          const long lanes = smaller(V::V, length - i);
+          V::store_partial(to + i, rounded(Tile<float>::load_last(s_.a[r] + i, lanes)), lanes);
         }
+        s_.a[r] = to;
       }
     }
   }
 
+  // The pairs of a matrix begin at even columns: for a segment that does not, a zero comes first.
+  void round_rows_to_pairs(const Segment& segment, long count) {
+    if constexpr (sizeof(T) == sizeof(float))
+      for (long r = 0; r < count; ++r) {
+        s_.pairs[r] = static_cast<Pair*>(s_.bfloat16_rows) + r * pair_stride(segment.length);
+        round_to_pairs(s_.a[r], segment.length, segment.begin % 2, s_.pairs[r]);
+      }
+  }
+
   void paired_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,
                       const T* const* init, const Range& panels) {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      const long columns = p_.plan.parameters[phase.parameter].columns;
-      const auto* values = static_cast<const std::uint16_t*>(p_.call.parameters[phase.parameter]);
-      const Bfloat16Rows rows{static_cast<const std::uint16_t*>(s_.bfloat16_rows), bfloat16_padded(segment.length), count};
-      p_.call.bfloat16_kernels->product(
-          rows, {values + block.begin * columns + segment.begin, columns, segment.length}, init, s_.c,
-          panels.begin * Product<T>::panel, smaller(block.count, panels.end * Product<T>::panel));
-    }
+    if constexpr (sizeof(T) == sizeof(float))
+      Product<float, Pair>::product(count, s_.pairs, pair_count(segment.begin % 2 + segment.length),
+                                    static_cast<const Pair*>(p_.packs[block.pack]), pair_count(phase.k),
+                                    segment.begin / 2, block.count, init, s_.c, panels.begin, panels.end);
   }
 
   void int8_product(const ProductPhase& phase, const Block& block, const Segment& segment, long count,

@@ -237,7 +237,9 @@ def test_the_engine_refuses_bfloat16_where_it_cannot_multiply():
     with pytest.raises(ValueError, match="both int8 and bfloat16"):
         run(infer, 4, [scales.data_ptr(), 0, 0], bytes([1, 0, 0]))
     with pytest.raises(ValueError, match="bfloat16 in no known way"):
-        run(infer, 4, None, bytes([3, 0, 0]))
+        run(infer, 4, None, bytes([4, 0, 0]))
+    with pytest.raises(ValueError, match="a vector, and only matrices"):
+        run(train, 4, None, bytes([3, 3, 3]))
     for flags in (b"", bytes(2), bytes(4)):
         with pytest.raises(ValueError, match="expected 3"):
             run(infer, 4, None, flags)

@@ -58,7 +58,10 @@ def run(page: str) -> dict[str, object]:
 def test_the_backends_that_are_shown_are_printed(page: str):
     shown = next(code for _, code, _ in blocks(page) if code.startswith("engine: "))
     printed = str(backends()).splitlines()
-    assert not backends().engine or shown.splitlines()[1:] == printed[1:]
+    if backends().engine:
+        # what depends on the processor's instructions
+        both = [re.sub(r"bfloat16(:| activations).*", "", "\n".join(s[1:])) for s in (shown.splitlines(), printed)]
+        assert both[0] == both[1]
 
 
 @pytest.mark.parametrize("page", PAGES)

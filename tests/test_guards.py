@@ -100,7 +100,7 @@ def test_modes_of_torch_and_subclasses_still_see_the_scan(monkeypatch: pytest.Mo
     assert "recurra.scan.default" in seen.names
     for _ in range(2):
         assert isinstance(ops.scan(p.program, p.x.as_subclass(_Own), *arguments)[0], _Own)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.float16):
         assert torch.equal(ops.scan(p.program, p.x, *arguments)[0], y)
         assert torch.equal(
             ops.scan(p.program, p.x.bfloat16(), *arguments)[0].float(),

@@ -132,7 +132,7 @@ class TestBackends:
     def test_a_graph_made_with_the_engine_runs_without(self, without_engine: None):
         p = make(PROGRAMS["gru"], lengths=True).with_leaves()
         y, final, tape = torch.ops.recurra.scan(
-            p.x, list(p.states), list(p.parameters), p.lengths, None, None, p.program.json, False, 0, 0
+            p.x, list(p.states), list(p.parameters), p.lengths, None, None, p.program.json, False, 0, 0, False
         )
         assert not tape.numel()
         got = torch.autograd.grad(y.sum() + final[0].sum(), p.differentiable)

@@ -185,10 +185,10 @@ def test_bad_bytes_are_named(above: float):
 def test_what_was_kept_has_to_fit():
     p = make(PROGRAMS["gru"])
     arguments = (p.x, list(p.states), list(p.parameters), None, None, None)
-    y, final, kept = scan_op(*arguments, p.program.json, True, 2, 0)
+    y, final, kept = scan_op(*arguments, p.program.json, True, 2, 0, False)
     wanted = [True] * (2 + len(p.states) + len(p.parameters))
     with pytest.raises(ShapeError, match="the tape is"):
-        scan_backward_op(y, final, *arguments, kept, p.program.json, wanted, 3, 0)
+        scan_backward_op(y, final, *arguments, kept, p.program.json, wanted, 3, 0, False)
 
 
 # whatever torch may ask
@@ -242,7 +242,7 @@ def test_a_call_that_kept_nothing_is_differentiated_in_segments():
     arguments = (p.x, list(p.states), list(p.parameters), p.lengths, None, None, p.program.json)
     found = []
     for keep_tape in (True, False):
-        y, final, kept = scan_op(*arguments, keep_tape, 6, 0)
+        y, final, kept = scan_op(*arguments, keep_tape, 6, 0, False)
         assert kept.numel() == (3 * 12 if keep_tape else 0)
         found.append(torch.autograd.grad(y.sin().sum() + final[1].cos().sum(), p.differentiable))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
@@ -253,11 +253,11 @@ def test_the_ops_keep_torchs_contract(every: int):
     p = make(PROGRAMS["ticking"], (3, 5, 2, 5), torch.float32, lengths=True, reset=True).with_leaves()
     core = [c.detach().requires_grad_() for c in reference.core_values(p.program, p.parameters)]
     arguments = (p.x, list(p.states), core, p.lengths, p.reset, p.elapsed)
-    torch.library.opcheck(scan_op, (*arguments, p.program.json, True, every, 0))
+    torch.library.opcheck(scan_op, (*arguments, p.program.json, True, every, 0, False))
     with torch.no_grad():
-        y, final, kept = scan_op(*arguments, p.program.json, True, every, 0)
+        y, final, kept = scan_op(*arguments, p.program.json, True, every, 0, False)
         wanted = [True] * (2 + len(p.states) + len(core))
-        torch.library.opcheck(scan_backward_op, (y, final, *arguments, kept, p.program.json, wanted, every, 0))
+        torch.library.opcheck(scan_backward_op, (y, final, *arguments, kept, p.program.json, wanted, every, 0, False))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:.*lru_cache:UserWarning")

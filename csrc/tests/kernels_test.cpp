@@ -114,27 +114,37 @@ template <class T> struct ProductTest {
   }
 };
 
-template <class T> static void test_outer(long rows, long na, long nb) {
+// A number as sums with a matrix of Element take it.
+template <class T, class Element> static T multiplied(T x) {
+  if constexpr (std::is_same_v<Element, Pair>) return widened_bits(nearest_bfloat16(x));
+  return x;
+}
+
+template <class T, class Element = T> static void test_outer(long rows, long na, long nb) {
+  using Sums = Outer<T, Element>;
+  using Memory = std::conditional_t<std::is_same_v<Element, Pair>, std::int32_t, T>;
   static Rows<T> a{largest * 6, largest}, b{largest * 6, largest};
-  static Guarded<T> packed{largest * 6 * (largest + 64)}, other{largest * 6 * (largest + 64)}, g{largest * largest},
-      h{largest * largest};
+  static Guarded<Memory> packed{largest * 6 * (largest + 64)}, other{largest * 6 * (largest + 64)};
+  static Guarded<T> g{largest * largest}, h{largest * largest};
   a.reset(rows, na), b.reset(rows, nb);
-  const long ldg = nb + 3, panels = Outer<T>::panels(nb), size = (na - 1) * ldg + nb;
-  T *p = packed.reset(Outer<T>::workspace(rows, nb)), *q = other.reset(Outer<T>::workspace(rows, nb));
+  const long ldg = nb + 3, panels = Sums::panels(nb), size = (na - 1) * ldg + nb;
+  auto* p = reinterpret_cast<Element*>(packed.reset(Sums::workspace(rows, nb)));
+  auto* q = reinterpret_cast<Element*>(other.reset(Sums::workspace(rows, nb)));
   T *x = g.reset(size), *y = h.reset(size);
   std::memcpy(y, x, size * sizeof(T));
   const std::vector<T> before(x, x + size);
-  Outer<T>::pack_b(rows, b.constant.data(), nb, p, 0, panels);
-  for (long index = panels; index-- > 0;) Outer<T>::pack_b(rows, b.constant.data(), nb, q, index, index + 1);
-  Outer<T>::accumulate(rows, a.constant.data(), 0, na, p, nb, x, ldg);
+  Sums::pack_b(rows, b.constant.data(), nb, p, 0, panels);
+  for (long index = panels; index-- > 0;) Sums::pack_b(rows, b.constant.data(), nb, q, index, index + 1);
+  Sums::accumulate(rows, a.constant.data(), 0, na, p, nb, x, ldg);
   for (long begin = 0, end = 1; begin < na; begin = end, end = 3 * begin + 1 < na ? 3 * begin + 1 : na)
-    Outer<T>::accumulate(rows, a.constant.data(), begin, end, q, nb, y, ldg);
+    Sums::accumulate(rows, a.constant.data(), begin, end, q, nb, y, ldg);
   long wrong = 0, different = 0, touched = 0;
   for (long i = 0; i < na; ++i)
     for (long j = 0; j < nb; ++j) {
       long double sum = before[i * ldg + j], magnitude = std::fabs(sum);
       for (long r = 0; r < rows; ++r) {
-        const long double term = (long double)(a.pointers[r][i]) * b.pointers[r][j];
+        const T factor = multiplied<T, Element>(a.pointers[r][i]);
+        const long double term = static_cast<long double>(factor) * multiplied<T, Element>(b.pointers[r][j]);
         sum += term, magnitude += std::fabs(term);
       }
       wrong += !(std::fabs(x[i * ldg + j] - sum) <= (rows + 2) * std::numeric_limits<T>::epsilon() * magnitude);
@@ -155,6 +165,15 @@ static bool passed_over() {
   return ++count % step != 0;
 }
 
+template <class T, class Element = T> static void test_outers() {
+  for (long rows : sizes)
+    for (long na : sizes)
+      for (long nb : sizes)
+        if (!passed_over()) test_outer<T, Element>(rows, na, nb);
+  for (long rows : {255L, 256L, 257L, 300L, 513L, 700L}) test_outer<T, Element>(rows, 61, 97);
+  test_outer<T, Element>(0, 5, 7);
+}
+
 template <class T> static void test_products() {
   ProductTest<T> test;
   for (long n : sizes)
@@ -166,12 +185,6 @@ template <class T> static void test_products() {
       for (long rows : {1L, 2L, 3L, 8L})
         for (bool row_major : {true, false})
           if (!passed_over()) test.run(rows, n, k, row_major);
-  for (long rows : sizes)
-    for (long na : sizes)
-      for (long nb : sizes)
-        if (!passed_over()) test_outer<T>(rows, na, nb);
-  for (long rows : {255L, 256L, 257L, 300L, 513L, 700L}) test_outer<T>(rows, 61, 97);
-  test_outer<T>(0, 5, 7);
 }
 
 template <class T> static void test_vectors() {
@@ -201,6 +214,7 @@ int main(int argc, char** argv) {
   test_math<float>("float", points), test_math<double>("double", points);
   std::fflush(stdout);
   test_products<float>(), test_products<double>();
+  test_outers<float>(), test_outers<double>(), test_outers<float, Pair>();
   std::printf("%ld checks, %ld failed\n", checks, failures);
   return failures ? 1 : 0;
 }

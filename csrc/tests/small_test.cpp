@@ -1,15 +1,13 @@
 // Tests of the products with small weights: int8 to the bit against plain loops, bfloat16 against the float32 products
-// with the same weights. Build it once for each instruction set, as kernels_test.cpp, and for those that only these
+// with the same weights, pairs against sums in double. Build it once for each instruction set, as kernels_test.cpp, and for those that only these
 // products use.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
-#include "../bfloat16.hpp"
-#include "../bfloat16_kernels.hpp"
 #include "../int8.hpp"
-#include "../product.hpp"
+#include "../pair_packs.hpp"
 #include "support.hpp"
 
 using namespace recurra::RECURRA_ISA;
@@ -116,13 +114,6 @@ struct Int8Test {
   }
 };
 
-static float widened_plainly(std::uint16_t bits) {
-  const std::uint32_t all = std::uint32_t(bits) << 16;
-  float value;
-  std::memcpy(&value, &all, sizeof value);
-  return value;
-}
-
 // A weight of bfloat16, of any sign, between 2^-9 and 2.
 static std::uint16_t draw_weight() {
   return static_cast<std::uint16_t>(whole(0, 1) << 15 | whole(0x3b00, 0x4000 - 1));
@@ -141,7 +132,7 @@ struct Bfloat16Test {
     a.reset(rows, k), c.reset(rows, n), d.reset(rows, n), init.reset(rows, n);
     std::uint16_t* bits = matrix.reset(n * k);
     float* values = wide.reset(n * k);
-    for (long i = 0; i < n * k; ++i) values[i] = widened_plainly(bits[i] = draw_weight());
+    for (long i = 0; i < n * k; ++i) values[i] = widened_bits(bits[i] = draw_weight());
     const auto* weights = reinterpret_cast<const Bfloat16*>(bits);
     auto* p = reinterpret_cast<Bfloat16*>(packed.reset(Small::packed_size(n, k)));
     float* q = wide_packed.reset(Whole::packed_size(n, k));
@@ -174,61 +165,88 @@ static void test_rounding() {
   expect(1.0f, 0x3f80), expect(-0.0f, 0x8000), expect(infinity, 0x7f80), expect(-infinity, 0xff80);
   expect(0x1.01p0f, 0x3f80), expect(0x1.03p0f, 0x3f82), expect(0x1.010002p0f, 0x3f81), expect(0x1.00fffep0f, 0x3f80);
   expect(std::numeric_limits<float>::max(), 0x7f80), expect(0x1.fep127f, 0x7f7f), expect(0x1p-149f, 0);
+  for (long i = 0; i < 200000; ++i) {
+    std::uint32_t bits[Vec<float>::V];
+    float values[Vec<float>::V], found[Vec<float>::V];
+    for (auto& b : bits) b = static_cast<std::uint32_t>(generator());
+    std::memcpy(values, bits, sizeof values);
+    Vec<float>::store(found, rounded(Vec<float>::load(values)));
+    for (long lane = 0; lane < Vec<float>::V; ++lane)
+      CHECK(same(found[lane], widened_bits(nearest_bfloat16(values[lane]))), "rounded(%x)", bits[lane]);
+  }
   for (std::uint32_t bits : {0x7f800001u, 0x7fffffffu, 0xffffffffu, 0xff800001u}) {
     float nan;
     std::memcpy(&nan, &bits, sizeof nan);
-    CHECK(std::isnan(widened_plainly(nearest_bfloat16(nan))), "NaN of bits %x", bits);
+    CHECK(std::isnan(widened_bits(nearest_bfloat16(nan))), "NaN of bits %x", bits);
   }
 }
 
-#if defined(RECURRA_BF16)
-namespace recurra::RECURRA_ISA {
-extern const Bfloat16Kernels bfloat16_kernels;
-}
-
+// Products of rounded rows with a segment of the columns of a matrix, rounded or of bfloat16, as pairs.
 struct PairsTest {
-  Guarded<std::uint16_t> all{largest_rows * recurra::bfloat16_padded(largest_k)}, matrix{largest_n * (largest_k + gap)};
-  Rows<float> c{largest_rows, largest_n}, d{largest_rows, largest_n}, init{largest_rows, largest_n};
+  using Panels = Product<float, Pair>;
+  Rows<float> a{largest_rows, largest_k}, c{largest_rows, largest_n}, d{largest_rows, largest_n},
+      init{largest_rows, largest_n};
+  Rows<std::int32_t> rounded_rows{largest_rows, largest_k};
+  Guarded<std::uint16_t> half{largest_n * largest_k};
+  Guarded<float> whole{largest_n * largest_k};
+  Guarded<std::int32_t> packed{(largest_n + 64) * largest_k};
 
-  void run(long rows, long n, long k) {
-    const long padded = recurra::bfloat16_padded(k), stride = k + (n + k) % 2 * gap;
-    std::uint16_t *a = all.reset(rows * padded), *m = matrix.reset((n - 1) * stride + k);
-    for (long i = 0; i < rows * padded; ++i) a[i] = i % padded < k ? nearest_bfloat16(float(uniform(-2, 2))) : 0;
-    for (long i = 0; i < (n - 1) * stride + k; ++i) m[i] = draw_weight();
-    c.reset(rows, n), d.reset(rows, n), init.reset(rows, n);
-    const recurra::Bfloat16Rows whole{a, padded, rows};
-    const bool with_init = (rows + n + k) % 2 == 0;
+  void run(long rows, long n, long k, bool row_major, long begin, long length) {
+    const long row_stride = row_major ? k : 1, column_stride = row_major ? 1 : n, panels = Panels::panels(n);
+    const long lead = begin % 2, summands = pair_count(lead + length);
+    a.reset(rows, length), c.reset(rows, n), d.reset(rows, n), init.reset(rows, n);
+    rounded_rows.reset(rows, summands + Panels::V / 2);
+    std::vector<const Pair*> factors;
+    for (long r = 0; r < rows; ++r) {
+      auto* row = reinterpret_cast<Pair*>(rounded_rows.pointers[r]);
+      round_to_pairs(a.constant[r], length, lead, row);
+      factors.push_back(row);
+    }
+    float* values = whole.reset(n * k);
+    std::uint16_t* bits = half.reset(n * k);
+    auto* p = reinterpret_cast<Pair*>(packed.reset(Panels::packed_size(n, pair_count(k))));
+    const bool rounds = (rows + n) % 2 == 0;
+    if (rounds) {
+      for (long i = 0; i < n * k; ++i) bits[i] = nearest_bfloat16(values[i]);
+      PairPacks::pack(values, row_stride, column_stride, n, k, p, 0, panels);
+    } else {
+      for (long i = 0; i < n * k; ++i) bits[i] = draw_weight();
+      PairPacks::pack(reinterpret_cast<const Bfloat16*>(bits), row_stride, column_stride, n, k, p, panels / 2, panels);
+      PairPacks::pack(reinterpret_cast<const Bfloat16*>(bits), row_stride, column_stride, n, k, p, 0, panels / 2);
+    }
+    const bool with_init = (rows + n + k) % 3 != 0;
     const float* const* start = with_init ? init.constant.data() : nullptr;
-    bfloat16_kernels.product(whole, {m, stride, k}, start, c.pointers.data(), 0, n / 3);
-    bfloat16_kernels.product(whole, {m, stride, k}, start, c.pointers.data(), n / 3, n);
-    for (long r = 0; r < rows; ++r)
-      bfloat16_kernels.product({a + r * padded, padded, 1}, {m, stride, k}, start ? start + r : nullptr,
-                               d.pointers.data() + r, 0, n);
+    const auto product = [&](long first, long count, float* const* to, long from_panel, long to_panel) {
+      Panels::product(count, factors.data() + first, summands, p, pair_count(k), begin / 2, n,
+                      start ? start + first : nullptr, to + first, from_panel, to_panel);
+    };
+    product(0, rows, c.pointers.data(), panels / 2, panels), product(0, rows, c.pointers.data(), 0, panels / 2);
+    for (long r = 0; r < rows; ++r) product(r, 1, d.pointers.data(), 0, panels);
     long wrong = 0, differ = 0;
     for (long r = 0; r < rows; ++r)
       for (long j = 0; j < n; ++j) {
         double sum = with_init ? init.pointers[r][j] : 0, size = std::fabs(sum);
-        for (long i = 0; i < k; ++i) {
-          const double term = double(widened_plainly(a[r * padded + i])) * widened_plainly(m[j * stride + i]);
+        for (long i = 0; i < length; ++i) {
+          const double term = double(widened_bits(nearest_bfloat16(a.pointers[r][i]))) *
+              widened_bits(bits[j * row_stride + (begin + i) * column_stride]);
           sum += term, size += std::fabs(term);
         }
         // products are exact, each sum is rounded, and so is what falls below the normal numbers, to zero
-        const double tolerance = (k + 2) * std::numeric_limits<float>::epsilon() * size + 3 * k * 0x1p-126;
+        const double tolerance = (length + 2) * std::numeric_limits<float>::epsilon() * size + 3 * length * 0x1p-126;
         wrong += !(std::fabs(c.pointers[r][j] - sum) <= tolerance);
         differ += !same(c.pointers[r][j], d.pointers[r][j]);
       }
-    CHECK(wrong == 0 && differ == 0, "pairs %ld x %ld x %ld: %ld wrong, %ld differ", rows, k, n, wrong, differ);
-    CHECK(all.intact() && matrix.intact() && c.intact() && d.intact() && init.intact(), "memory of pairs %ld x %ld x %ld",
-          rows, k, n);
+    CHECK(wrong == 0 && differ == 0, "pairs %ld x %ld x %ld from %ld: %ld wrong, %ld differ", rows, length, n, begin,
+          wrong, differ);
+    CHECK(a.intact() && c.intact() && d.intact() && init.intact() && rounded_rows.intact() && half.intact() &&
+              whole.intact() && packed.intact(),
+          "memory of pairs %ld x %ld x %ld from %ld", rows, length, n, begin);
   }
 };
-#endif
 
 int main() {
   test_rounding();
-#if defined(RECURRA_BF16)
   PairsTest pairs;
-#endif
   Int8Test int8;
   Bfloat16Test bfloat16;
   for (long rows : {1L, 2L, 3L, 7L, 8L})
@@ -236,9 +254,10 @@ int main() {
       for (long k : {0L, 1L, 2L, 15L, 16L, 17L, 31L, 32L, 33L, 63L, 64L, 65L, 100L, 127L, 128L, 129L, 300L}) {
         int8.run(rows, n, k, false), int8.run(rows, n, k, true);
         bfloat16.run(rows, n, k, true), bfloat16.run(rows, n, k, false);
-#if defined(RECURRA_BF16)
-        pairs.run(rows, n, k);
-#endif
+        for (const bool row_major : {true, false}) {
+          pairs.run(rows, n, k, row_major, 0, k);
+          if (k > 2) pairs.run(rows, n, k, row_major, k / 3, k / 2), pairs.run(rows, n, k, row_major, k / 3 + 1, k / 2);
+        }
       }
   std::printf("%ld checks, %ld failed\n", checks, failures);
   return failures ? 1 : 0;

@@ -5,7 +5,8 @@ parameters. Importing this module registers it. `keep_tape` keeps what the gradi
 much of it (`recurra.ops.recompute`); a call without it that is differentiated after all (an exported graph that is
 trained) runs again with it first. Where the engine cannot run, the op runs the reference.
 
-Under autocast a recurrence runs in float32: rounding to half precision at every step would pile up.
+Under autocast states, activations and sums stay float32: rounding them at every step would pile up. `bfloat16` rounds
+what is multiplied in products with matrices, forwards and backwards. The op by itself runs in float32 there.
 
 Where nothing in torch watches, `scan` goes past its dispatcher, which would take longer than a short scan.
 """
@@ -36,13 +37,13 @@ _AUTOCAST_DEVICES = ("cpu", "cuda")
 _LIBRARY = torch.library.Library("recurra", "DEF")
 _LIBRARY.define(
     "scan(Tensor x, Tensor[] states, Tensor[] parameters, Tensor? lengths, Tensor? reset, Tensor? elapsed, "
-    "str program, bool keep_tape, int every, int above) -> (Tensor, Tensor[], Tensor)",
+    "str program, bool keep_tape, int every, int above, bool bfloat16) -> (Tensor, Tensor[], Tensor)",
     tags=torch.Tag.pt2_compliant_tag,
 )
 _LIBRARY.define(
     "scan_backward(Tensor? grad_y, Tensor?[] grad_final, Tensor x, Tensor[] states, Tensor[] parameters, "
     "Tensor? lengths, Tensor? reset, Tensor? elapsed, Tensor tape, str program, bool[] wanted, int every, "
-    "int above) -> Tensor[]",
+    "int above, bool bfloat16) -> Tensor[]",
     tags=torch.Tag.pt2_compliant_tag,
 )
 scan_op = torch.ops.recurra.scan.default
@@ -61,6 +62,7 @@ def _scan(  # noqa: PLR0913 - the schema of an op is flat
     keep_tape: bool,
     every: int,
     above: int,
+    bfloat16: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     """The outputs, the final states and the tape. Raises ShapeError when the arguments do not fit the program."""
     if transform_reason():
@@ -70,15 +72,17 @@ def _scan(  # noqa: PLR0913 - the schema of an op is flat
             native.program_of(program), x, states, parameters, lengths=lengths, reset=reset, elapsed=elapsed
         )
         return y, list(final), x.new_empty((0,))
-    call = Call(program, x, states, parameters, lengths, reset, elapsed)
+    call = Call(program, x, states, parameters, lengths, reset, elapsed, bfloat16=bfloat16)
     return segments.forward(call, every, above) if keep_tape else native.forward(*native.prepare(call, "infer"))
 
 
 def scan(call: Call, keep_tape: bool, every: int, above: int) -> Result:
     """The op without its tape; what keeps one is differentiable. The engine must be able to run the call."""
-    _, x, states, core, lengths, reset, elapsed, _ = call
+    _, x, states, core, lengths, reset, elapsed, _, bfloat16 = call
     if torch.compiler.is_compiling() or is_watched((x, lengths, reset, elapsed, *states, *core)):
-        y, final, _ = scan_op(x, list(states), core, lengths, reset, elapsed, call.program, keep_tape, every, above)
+        y, final, _ = scan_op(
+            x, list(states), core, lengths, reset, elapsed, call.program, keep_tape, every, above, bfloat16
+        )
         return y, final
     return _unwatched(_Scan.apply, call, keep_tape, every, above)
 
@@ -92,8 +96,8 @@ def _unwatched(apply: Callable[..., Any], call: Call, keep_tape: bool, every: in
     if not keep_tape:
         y, final, _ = native.forward(*native.prepare(call, "infer"))
         return y, final
-    _, x, states, core, lengths, reset, elapsed, _ = call
-    y, *final = apply(call.program, len(states), (every, above), x, elapsed, lengths, reset, *states, *core)
+    _, x, states, core, lengths, reset, elapsed, _, bfloat16 = call
+    y, *final = apply(call.program, len(states), (every, above, bfloat16), x, elapsed, lengths, reset, *states, *core)
     return y, final
 
 
@@ -112,12 +116,13 @@ def _scan_backward(  # noqa: PLR0913 - the schema of an op is flat
     wanted: Sequence[bool],
     every: int,
     above: int,
+    bfloat16: bool,
 ) -> list[Tensor]:
     """The cotangents of x, elapsed, the states and the parameters; an empty tensor where not wanted."""
     reason = static_reason(x.device.type, x.dtype)
     if reason:
         raise BackendUnavailable(f"recurra::scan_backward: {reason}")
-    call = Call(program, x, states, parameters, lengths, reset, elapsed)
+    call = Call(program, x, states, parameters, lengths, reset, elapsed, bfloat16=bfloat16)
     found = segments.backward(call, tape, (grad_y, grad_final), wanted, every, above)
     return [x.new_empty((0,)) if gradient is None else gradient for gradient in found]
 
@@ -134,6 +139,7 @@ def _(  # noqa: PLR0913 - the schema of an op is flat
     keep_tape: bool,
     every: int,
     above: int,
+    bfloat16: bool,
 ) -> tuple[Tensor, list[Tensor], Tensor]:
     call = Call(program, x, states, parameters, lengths, reset, elapsed)
     native.check(call)
@@ -170,6 +176,7 @@ def _(  # noqa: PLR0913 - the schema of an op is flat
     wanted: Sequence[bool],
     every: int,
     above: int,
+    bfloat16: bool,
 ) -> list[Tensor]:
     values = (x, elapsed, *states, *parameters)
     return [
@@ -179,10 +186,10 @@ def _(  # noqa: PLR0913 - the schema of an op is flat
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor], Tensor]) -> None:
-    x, states, parameters, lengths, reset, elapsed, program, keep_tape, every, above = inputs
+    x, states, parameters, lengths, reset, elapsed, program, keep_tape, every, above, bfloat16 = inputs
     tape = output[2]
     ctx.program, ctx.keep_tape, ctx.state_count = program, keep_tape, len(states)
-    ctx.recomputation = every, above
+    ctx.settings = every, above, bfloat16
     ctx.save_for_backward(x, elapsed, lengths, reset, tape, *states, *parameters)
     ctx.mark_non_differentiable(tape)
     ctx.set_materialize_grads(False)
@@ -193,7 +200,7 @@ def _backward(ctx: Any, grad_y: Tensor | None, grad_final: Sequence[Tensor | Non
     gradients = _cotangents(ctx, grad_y, grad_final, [needed[0], needed[5], *needed[1], *needed[2]])
     grad_states = gradients[2 : 2 + state_count]
     grad_parameters = gradients[2 + state_count :]
-    return gradients[0], grad_states, grad_parameters, None, None, gradients[1], None, None, None, None
+    return gradients[0], grad_states, grad_parameters, None, None, gradients[1], None, None, None, None, None
 
 
 class _Scan(torch.autograd.Function):
@@ -204,16 +211,18 @@ class _Scan(torch.autograd.Function):
         ctx: Any,
         program: str,
         state_count: int,
-        recomputation: tuple[int, int],
+        settings: tuple[int, int, bool],
         x: Tensor,
         elapsed: Tensor | None,
         lengths: Tensor | None,
         reset: Tensor | None,
         *values: Tensor,
     ) -> tuple[Tensor, ...]:
-        call = Call(program, x, values[:state_count], values[state_count:], lengths, reset, elapsed)
-        y, final, tape = segments.forward(call, *recomputation)
-        ctx.program, ctx.keep_tape, ctx.state_count, ctx.recomputation = program, True, state_count, recomputation
+        every, above, bfloat16 = settings
+        states, core = values[:state_count], values[state_count:]
+        call = Call(program, x, states, core, lengths, reset, elapsed, bfloat16=bfloat16)
+        y, final, tape = segments.forward(call, every, above)
+        ctx.program, ctx.keep_tape, ctx.state_count, ctx.settings = program, True, state_count, settings
         ctx.save_for_backward(x, elapsed, lengths, reset, tape, *values)
         ctx.set_materialize_grads(False)
         return y, *final
@@ -249,12 +258,13 @@ def _cotangents(
         )
     arguments = x, states, parameters, lengths, reset, elapsed
     if not ctx.keep_tape:
-        tape = scan_op(*arguments, ctx.program, True, *ctx.recomputation)[2]
+        tape = scan_op(*arguments, ctx.program, True, *ctx.settings)[2]
     if torch.compiler.is_compiling() or is_watched((x, *values, grad_y, *grad_final)):
-        found = scan_backward_op(grad_y, list(grad_final), *arguments, tape, ctx.program, wanted, *ctx.recomputation)
+        found = scan_backward_op(grad_y, list(grad_final), *arguments, tape, ctx.program, wanted, *ctx.settings)
         return [g if want else None for g, want in zip(found, wanted, strict=True)]
-    call = Call(ctx.program, *arguments)
-    return segments.backward(call, tape, (grad_y, grad_final), wanted, *ctx.recomputation)
+    every, above, bfloat16 = ctx.settings
+    call = Call(ctx.program, *arguments, bfloat16=bfloat16)
+    return segments.backward(call, tape, (grad_y, grad_final), wanted, every, above)
 
 
 def _reference_gradients(

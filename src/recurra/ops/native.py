@@ -33,7 +33,8 @@ class Call(NamedTuple):
     """The arguments of a scan as the op takes them: the program as JSON, and the values of its core parameters.
 
     `scales` are those of the rows of the core parameters that are int8, and None for the others: of these, matrices may
-    then be bfloat16.
+    then be bfloat16. With `bfloat16`, parameters are float32, and what is multiplied in products with matrices and in
+    those that make their gradients is rounded to bfloat16.
     """
 
     program: str
@@ -44,6 +45,7 @@ class Call(NamedTuple):
     reset: Tensor | None
     elapsed: Tensor | None
     scales: Sequence[Tensor | None] | None = None
+    bfloat16: bool = False
 
 
 class Columns(NamedTuple):
@@ -162,6 +164,7 @@ def _readable(call: Call) -> Call:
         None if call.reset is None else call.reset.contiguous(),
         call.elapsed,
         call.scales,
+        call.bfloat16,
     )
 
 
@@ -177,6 +180,11 @@ def _address(value: Tensor | None) -> int:
 def bfloat16_flags(core: Sequence[Tensor], vectors: bool) -> bytes:
     """Of each core parameter, whether it is bfloat16, and then whether its vectors are, as the engine takes it."""
     return bytes((2 if vectors else 1) if p.dtype is torch.bfloat16 else 0 for p in core)
+
+
+def _rounded_flags(call: Call) -> bytes | None:
+    # of each core parameter of a call with `bfloat16`
+    return bytes([3 if p.dim() == 2 else 0 for p in call.core]) if call.bfloat16 else None
 
 
 def _addresses(values: Sequence[Tensor | None]) -> list[int]:
@@ -284,7 +292,7 @@ def run_forward(
         _address(call.lengths), _address(call.reset), tape.data_ptr(),
         _addresses(call.core), _addresses(call.states), _addresses(final),
         None if call.scales is None else _addresses(call.scales),
-        None if call.scales is None else bfloat16_flags(call.core, bfloat16_vectors),
+        _rounded_flags(call) if call.scales is None else bfloat16_flags(call.core, bfloat16_vectors),
     )  # fmt: skip
 
 
@@ -305,7 +313,7 @@ def run_backward(
         _address(call.lengths), _address(call.reset), tape.data_ptr(),
         _addresses(call.core), _addresses(call.states), _addresses(grad_final),
         *_strided(gradients.x), *_strided(gradients.elapsed), _addresses(gradients.states), _addresses(gradients.core),
-        accumulate,
+        accumulate, _rounded_flags(call),
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch.autograd import forward_ad
 from recurra.ops import autograd, fallback, reference
 from recurra.ops.arguments import check_lengths, check_scan, check_step, check_tensors
 from recurra.ops.guards import Known
+from recurra.ops.mixed import float32_reason
 from recurra.ops.native import Call
 from recurra.ops.segments import Recomputation
 from recurra.ops.select import Choice, reference_reason, transform_reason
@@ -22,6 +23,7 @@ from recurra.program.hoist import hoist
 is_dynamo_compiling = torch.compiler.is_dynamo_compiling
 
 Result = tuple[Tensor, tuple[Tensor, ...]]
+Rows = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 # kinds of arguments that fit, and that the engine runs
 _checked: Known[bool] = Known()
@@ -43,23 +45,32 @@ def scan(
     integers in 0..time; reset (batch, time) booleans, true where a row starts afresh before the step; elapsed (batch,
     time), for cells that read it. Returns y (batch, time, output), zero beyond each row's length, and the state after
     each row's last valid step. Differentiable in x, states, parameters and elapsed; twice, too. Under autocast it
-    runs in float32.
+    runs in float32, with products in bfloat16 where `recurra.backends()` says so (`recurra.ops.mixed`).
 
     Raises ShapeError or ArgumentError when the arguments do not fit, and BackendUnavailable where `backend("native")`
     cannot be met.
     """
+    return _scan(program, x, states, parameters, (lengths, reset, elapsed), False)
+
+
+def _scan(
+    program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], rows: Rows, bfloat16: bool
+) -> Result:
+    lengths, reset, elapsed = rows
     # while torch.compile or torch.export traces, the op checks
     traced = torch.compiler.is_compiling()
     if not traced:
         if lengths is None and reset is None and elapsed is None:
-            result = _quick_scan(program, x, states, parameters)
+            result = _quick_scan(program, x, states, parameters, bfloat16)
             if result is not None:
                 return result
         check_tensors(x, *states, *parameters, lengths, reset, elapsed)
-    if torch.is_autocast_enabled(x.device.type):
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
         x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
-        with torch.autocast(x.device.type, enabled=False):
-            return scan(program, x, states, parameters, lengths=lengths, reset=reset, elapsed=elapsed)
+        rounds = x.dtype is torch.float32 and not float32_reason(device, torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return _scan(program, x, states, parameters, (lengths, reset, elapsed), rounds)
     if not traced:
         check_scan(program, x, states, parameters, lengths, reset, elapsed)
         if lengths is not None and not transform_reason():
@@ -82,12 +93,14 @@ def scan(
     keep_tape = (
         torch.is_grad_enabled() and not torch.compiler.is_exporting() and _any_requires_grad(x, states, core, elapsed)
     )
-    call = Call(text, x, states, core, lengths, reset, elapsed)
+    call = Call(text, x, states, core, lengths, reset, elapsed, bfloat16=bfloat16)
     y, final = autograd.scan(call, keep_tape, Recomputation.every, Recomputation.above)
     return y, tuple(final[:kept])
 
 
-def _quick_scan(program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor]) -> Result | None:
+def _quick_scan(
+    program: Program, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], bfloat16: bool
+) -> Result | None:
     """The scan, if arguments of this kind were checked and nothing but the engine has to see it; else None."""
     # modes that guards do not see
     if dispatch_modes() or forward_ad._current_level >= 0 or tracing_state() is not None or Choice.name == "reference":
@@ -99,7 +112,7 @@ def _quick_scan(program: Program, x: Tensor, states: Sequence[Tensor], parameter
         return None
     core = reference.core_values(program, parameters)
     keep_tape = torch.is_grad_enabled() and _any_requires_grad(x, states, core, None)
-    call = Call(program.json, x, states, core, None, None, None)
+    call = Call(program.json, x, states, core, None, None, None, bfloat16=bfloat16)
     y, final = autograd.scan_plain(call, keep_tape, Recomputation.every, Recomputation.above)
     return y, tuple(final)
 
@@ -160,7 +173,7 @@ def step(
 ) -> Result:
     """One step of a stream: x (batch, input), states and parameters as in `scan`, elapsed (batch,).
 
-    Returns y (batch, output) and the next states. Equal to `scan` over one step, and in float32 under autocast, too.
+    Returns y (batch, output) and the next states. Equal to `scan` over one step, under autocast, too.
     """
     if not is_dynamo_compiling():
         result = quick_step(program, x, states, parameters, elapsed)
@@ -169,11 +182,11 @@ def step(
         check_tensors(x, *states, *parameters, elapsed)
         # not every device has autocast
         device = x.device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        if autocast:
             x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
-            with torch.autocast(device, enabled=False):
-                return step(program, x, states, parameters, elapsed=elapsed)
         check_step(program, x, states, parameters, elapsed)
-        prepare(program, x, states, parameters, elapsed)
+        if not autocast:
+            prepare(program, x, states, parameters, elapsed)
     y, after = scan(program, x[:, None], states, parameters, elapsed=None if elapsed is None else elapsed[:, None])
     return y[:, 0], after

@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from recurra import engine
 from recurra.errors import ArgumentError, BackendUnavailable
 from recurra.errors import RecurraBackendWarning as RecurraBackendWarning
+from recurra.ops.mixed import float32_reason
 from recurra.ops.native import DTYPES
 from recurra.ops.segments import describe
 from recurra.ops.tracing import constant_while_tracing
@@ -99,7 +100,7 @@ def _say(reason: str) -> None:
     if reason not in Choice.said:
         Choice.said = Choice.said | {reason}
         message = f"recurra runs on its plain-torch reference, which is many times slower, because {reason}"
-        warnings.warn(message, RecurraBackendWarning, stacklevel=4)
+        warnings.warn(message, RecurraBackendWarning, stacklevel=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,8 @@ class Backends:
     memory: str
     bfloat16_isa: str
     """What multiplies bfloat16 by bfloat16; empty where that is float32, on rounded numbers."""
+    autocast: str
+    """Why products under autocast to bfloat16 are in float32; empty where they are in bfloat16."""
     routes: tuple[Route, ...]
 
     def __str__(self) -> str:
@@ -148,6 +151,8 @@ class Backends:
                 "weights may be int8 or bfloat16 (recurra.quantise); bfloat16 activations "
                 + (f"run on {self.bfloat16_isa}" if self.bfloat16_isa else _NO_BFLOAT16)
             )
+            where = f"float32, for {self.autocast}" if self.autocast else f"products in bfloat16 on {self.isa}"
+            lines.append(f"under torch.autocast to bfloat16: {where}")
         return "\n".join([*lines, f"memory: {self.memory}"])
 
 
@@ -172,5 +177,6 @@ def backends() -> Backends:
         choice=Choice.name,
         memory=describe(),
         bfloat16_isa=engine.bfloat16_isa() if there else "",
+        autocast=float32_reason("cpu", torch.bfloat16),
         routes=tuple(routes),
     )
