@@ -333,7 +333,9 @@ def test_bench_json_holds_every_figure_and_where_it_was_measured(quick_run: tupl
     assert all({"value", "met", "unit", "against", "note"} <= row.keys() for row in found["targets"])
     assert all(row["met"] in (True, False) or row["note"] for row in found["targets"])
     assert sum(row["met"] is None for row in found["targets"]) < len(found["targets"]) / 2
-    assert all(row["passed"] and row["largest_relative_difference"] < 1e-5 for row in found["parity"])
+    assert all(row["passed"] for row in found["parity"])
+    exact = [row for row in found["parity"] if "bfloat16" not in row["case"]]
+    assert all(row["largest_relative_difference"] < 1e-5 for row in exact)
     cases = {case.name for case in registry.quick().cases}
     assert {row["case"] for row in found["rows"]} == cases
     for row in found["rows"]:

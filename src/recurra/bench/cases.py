@@ -99,7 +99,8 @@ class Shape:
 class Case:
     """A cell at a shape, run forward without gradients, as a training step, or one step at a time.
 
-    threads is for the cases that are about it; None for the number that the run has.
+    threads is for the cases that are about it; None for the number that the run has. With bfloat16, ours runs under
+    autocast, whose products are in bfloat16.
     """
 
     cell: str
@@ -107,6 +108,12 @@ class Case:
     shape: Shape
     peers: tuple[str, ...]
     threads: int | None = None
+    bfloat16: bool = False
+
+    @property
+    def dtype(self) -> str:
+        """What is computed in."""
+        return "float32, products in bfloat16" if self.bfloat16 else DTYPE
 
     @property
     def name(self) -> str:
@@ -115,7 +122,7 @@ class Case:
         shape = self.shape
         sizes = f"batch {shape.batch}, {shape.input_size}→{shape.hidden_size}" if self.direction == "step" else shape
         threads = "" if self.threads is None else f", {self.threads} thread{'s' * (self.threads > 1)}"
-        return f"{self.cell} {what}, {sizes}{threads}"
+        return f"{self.cell} {what}, {sizes}{threads}{', bfloat16' * self.bfloat16}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,8 +84,21 @@ def gradient_of(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def own(layer: Recurrent, threads: int | None = None) -> Implementation:
-    """The layer itself."""
+def under_autocast(
+    scan: Callable[[Tensor, States], tuple[Tensor, States]],
+) -> Callable[[Tensor, States], tuple[Tensor, States]]:
+    """The same in mixed precision with bfloat16, and results of float32."""
+
+    def mixed(x: Tensor, states: States) -> tuple[Tensor, States]:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y, last = scan(x, states)
+        return y.float(), tuple(state.float() for state in last)
+
+    return mixed
+
+
+def own(layer: Recurrent, threads: int | None = None, *, bfloat16: bool = False) -> Implementation:
+    """The layer itself, with bfloat16 under autocast."""
     state_type = type(layer.initial_state(1))
 
     def scan(x: Tensor, states: States) -> tuple[Tensor, States]:
@@ -100,4 +113,6 @@ def own(layer: Recurrent, threads: int | None = None) -> Implementation:
             _, state = layer.step(x, state)
         return state
 
-    return Implementation(scan, steps, list(layer.parameters()), gradients, threads)
+    return Implementation(
+        under_autocast(scan) if bfloat16 else scan, steps, list(layer.parameters()), gradients, threads
+    )

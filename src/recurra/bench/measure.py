@@ -86,13 +86,15 @@ def _measure(case: Case, peers: Mapping[str, Peer], effort: Effort, threads: int
     parity.randomise(layer)
     inputs = Inputs(case, layer)
     skipped = {name: peers[name].missing() for name in case.peers if peers[name].missing()}
-    contestants: dict[str, Implementation | Foreign] = {RECURRA: own(layer)}
+    contestants: dict[str, Implementation | Foreign] = {RECURRA: own(layer, bfloat16=case.bfloat16)}
     contestants |= {name: peers[name].build(layer) for name in case.peers if name not in skipped}
     ours = parity.evaluate(contestants[RECURRA], inputs)
     parities: list[Parity] = []
     for name, one in list(contestants.items())[1:]:
-        found = parity.compare(parity.asked_of(one, ours, inputs), parity.evaluate(one, inputs), name)
-        if not found.passed and isinstance(one, Implementation):
+        found = parity.compare(
+            parity.asked_of(one, ours, inputs), parity.evaluate(one, inputs), name, parity.tolerance_of(case)
+        )
+        if not found.passed and isinstance(one, Implementation) and not case.bfloat16:
             found = parity.settle(found, peers[name], layer, inputs, ours)
         parities.append(found)
     del ours

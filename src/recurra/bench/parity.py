@@ -13,12 +13,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from recurra.bench.cases import Case
 from recurra.bench.contract import Foreign, Implementation, Peer, own
 from recurra.bench.inputs import SEED, Inputs, States
 from recurra.nn import Recurrent
 
 TOLERANCE = 1e-4
 """Largest difference allowed in float32, relative to the largest value: each sums many products in its own order."""
+
+BFLOAT16_TOLERANCE = 5e-2
+"""The same where products are in bfloat16, whose numbers are 2**-8 of themselves apart."""
 
 STEPS_COMPARED = 20
 
@@ -36,13 +40,19 @@ class Parity:
     tensor: str
     in_float64: float | None = None
     ours: float | None = None
+    tolerance: float = TOLERANCE
 
     @property
     def passed(self) -> bool:
         # written so that a NaN does not pass
         if self.in_float64 is None or self.ours is None:
-            return self.difference <= TOLERANCE
-        return self.in_float64 <= TOLERANCE and self.ours <= TOLERANCE
+            return self.difference <= self.tolerance
+        return self.in_float64 <= self.tolerance and self.ours <= self.tolerance
+
+
+def tolerance_of(case: Case) -> float:
+    """How far results of a case may be from those of a peer."""
+    return BFLOAT16_TOLERANCE if case.bfloat16 else TOLERANCE
 
 
 def randomise(layer: Recurrent) -> None:
@@ -112,9 +122,9 @@ def asked_of(
     return dict(values)
 
 
-def compare(own: Mapping[str, Tensor], other: Mapping[str, Tensor], peer: str) -> Parity:
+def compare(own: Mapping[str, Tensor], other: Mapping[str, Tensor], peer: str, tolerance: float = TOLERANCE) -> Parity:
     """The largest relative difference. It is infinite where one side lacks a tensor, or has one of another shape."""
-    worst = Parity(peer, 0.0, "")
+    worst = Parity(peer, 0.0, "", tolerance=tolerance)
     for name in {**own, **other}:
         a, b = own.get(name), other.get(name)
         if a is None or b is None or a.shape != b.shape:
@@ -122,7 +132,7 @@ def compare(own: Mapping[str, Tensor], other: Mapping[str, Tensor], peer: str) -
         scale = float(b.abs().max())
         difference = float((a - b).abs().max()) / (scale or 1.0)
         if not difference <= worst.difference:
-            worst = Parity(peer, difference, name)
+            worst = replace(worst, difference=difference, tensor=name)
         if difference != difference:
             return worst
     return worst

@@ -8,7 +8,7 @@ from recurra.bench.flax_peer import Flax
 from recurra.bench.keras_peer import Keras
 from recurra.bench.loops import TorchLoop
 from recurra.bench.onnx_peer import OnnxRuntime
-from recurra.bench.torch_modules import OneThread, OwnGRU, TorchGRUCell, TorchNN
+from recurra.bench.torch_modules import Itself, OwnGRU, TorchGRUCell, TorchNN
 
 PEERS: dict[str, Peer] = {
     "torch.nn": TorchNN(),
@@ -23,6 +23,8 @@ PEERS: dict[str, Peer] = {
     "minGRU-pytorch": MinGRU(),
     "reservoirpy": ReservoirPy(),
     "recurra.nn.GRU": OwnGRU(),
-    "recurra, 1 thread": OneThread(),
+    "recurra, 1 thread": Itself(threads=1),
+    "recurra, float32": Itself(),
+    "torch.nn, bfloat16": TorchNN(bfloat16=True),
 }
 """Every peer by the name that cases give it."""

@@ -6,7 +6,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
+import torch
+
 from recurra.bench.cases import ALSO_IN_TORCHRECURRENT, Case, Direction, Registry, Shape, Target, Unmeasured
+from recurra.ops.mixed import float32_reason
 
 BASE = Shape(batch=32, steps=100, input_size=256, hidden_size=256)
 SMALL = Shape(batch=8, steps=100, input_size=64, hidden_size=64)
@@ -31,12 +34,9 @@ _CURVES = {
     "hidden size": (32, 64, 128, 256, 384, 512, 768),
 }
 _DIRECTIONS: tuple[Direction, ...] = ("forward", "training")
-_BFLOAT16 = Unmeasured(
-    "bfloat16 forward, hidden 512, batch 64, against float32",
-    "x",
-    1.5,
-    "not measured: no machine of ours has AVX512_BF16, on which the kernel of bfloat16 activations runs",
-)
+FLOAT32 = ("recurra, float32",)
+TORCH_BFLOAT16 = ("torch.nn, bfloat16",)
+_BFLOAT16_FORWARD = 1.5
 
 
 def full() -> Registry:
@@ -72,9 +72,36 @@ def _registry(shapes: dict[str, Shape], loops: tuple[str, ...], axes: dict[str, 
     curves["threads"] = tuple(_curve(base, "threads", _thread_counts()))
     reservoir = Case("esn", "forward", shapes["reservoir"], ("reservoirpy",))
     drawn = [case for curve in curves.values() for case in curve]
-    registry = Registry((), targets, (_BFLOAT16,), curves)
+    reason = float32_reason("cpu", torch.bfloat16)
+    halves = [] if reason else _in_bfloat16(base)
+    unmeasured = [Unmeasured(_bfloat16_name(base), "x", _BFLOAT16_FORWARD, f"not measured: {reason}")] if reason else []
+    registry = Registry((), (*targets, *halves), tuple(unmeasured), curves)
     cases = [*registry.asked, reservoir, *_variations(base), *drawn]
     return replace(registry, cases=_once(cases))
+
+
+def _doubled(base: Shape) -> Shape:
+    hidden = 2 * base.hidden_size
+    return replace(base, batch=2 * base.batch, input_size=hidden, hidden_size=hidden)
+
+
+def _bfloat16_name(base: Shape, what: str = "GRU forward", against: str = "float32") -> str:
+    shape = _doubled(base)
+    return f"bfloat16 {what}, hidden {shape.hidden_size}, batch {shape.batch}, against {against}"
+
+
+def _in_bfloat16(base: Shape) -> list[Target]:
+    """Mixed precision against float32, and against torch.nn in the same precision."""
+    targets = []
+    for cell in ("gru", "lstm"):
+        for direction in _DIRECTIONS:
+            case = Case(cell, direction, _doubled(base), FLOAT32 + TORCH_BFLOAT16, bfloat16=True)
+            what = f"{cell.upper()} {_spoken(direction)}"
+            targets.append(Target(_bfloat16_name(base, what), case, "x", _BFLOAT16_FORWARD, FLOAT32))
+            if direction == "training":
+                against = _bfloat16_name(base, what, "torch.nn under autocast")
+                targets.append(Target(against, case, "x", 1.0, TORCH_BFLOAT16))
+    return targets
 
 
 def _once(cases: Iterable[Case]) -> tuple[Case, ...]:

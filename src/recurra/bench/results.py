@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recurra.bench.cases import DTYPE, Case, Registry, Target, Unmeasured
+from recurra.bench.cases import Case, Registry, Target, Unmeasured
 from recurra.bench.measure import RECURRA, Measurement, Speed
-from recurra.bench.parity import TOLERANCE
 from recurra.bench.timing import Spread
 from recurra.errors import FormatError
 
@@ -58,7 +57,7 @@ def parity_rows(measurements: Iterable[Measurement]) -> list[Json]:
             "tensor": parity.tensor,
             "in_float64": parity.in_float64,
             "ours_from_float64": parity.ours,
-            "tolerance": TOLERANCE,
+            "tolerance": parity.tolerance,
             "passed": parity.passed,
         }
         for one in measurements
@@ -76,7 +75,7 @@ def _case(case: Case) -> Json:
         "steps": shape.steps,
         "input_size": shape.input_size,
         "hidden_size": shape.hidden_size,
-        "dtype": DTYPE,
+        "dtype": case.dtype,
     }
 
 

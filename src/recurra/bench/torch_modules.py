@@ -1,4 +1,4 @@
-"""torch.nn's own modules, and recurra's under another name or with another number of threads."""
+"""torch.nn's own modules, and recurra's under another name, or with another number of threads or precision."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import cast
 from torch import Tensor, nn
 
 from recurra.bench.cases import LAYERS
-from recurra.bench.contract import Implementation, gradient_of, own
+from recurra.bench.contract import Implementation, gradient_of, own, under_autocast
 from recurra.bench.inputs import States
 from recurra.nn import GRU, Recurrent, to_torch
 
 
 class TorchNN:
     """torch.nn.RNN, GRU or LSTM, batch first: on a CPU, ATen's loop and oneDNN."""
+
+    def __init__(self, *, bfloat16: bool = False) -> None:
+        self._bfloat16 = bfloat16
 
     def missing(self) -> str:
         return ""
@@ -31,7 +34,8 @@ class TorchNN:
             found = {name: gradient_of(parameter) for name, parameter in module.named_parameters()}
             return _layer_gradients(layer, *found.values())
 
-        return Implementation(scan, None, list(module.parameters()), gradients)
+        chosen = under_autocast(scan) if self._bfloat16 else scan
+        return Implementation(chosen, None, list(module.parameters()), gradients)
 
 
 def _layer_gradients(layer: Recurrent, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> dict[str, Tensor]:
@@ -78,8 +82,11 @@ class OwnGRU:
         return own(made)
 
 
-class OneThread:
-    """The layer itself with one thread, for the figure of what a second one brings."""
+class Itself:
+    """The layer itself in float32: with one thread, for what a second one brings; or beside ours in bfloat16."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
 
     def missing(self) -> str:
         return ""
@@ -87,4 +94,4 @@ class OneThread:
     def build(self, layer: Recurrent) -> Implementation:
         made = LAYERS[layer.program.name](layer.input_size, layer.hidden_size)
         made.load_state_dict(layer.state_dict())
-        return own(made, threads=1)
+        return own(made, self._threads)
