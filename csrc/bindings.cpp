@@ -217,7 +217,7 @@ NB_MODULE(_engine, m) {
   m.def("isa", [] { return recurra::engine().name; }, "The instruction set that runs: RECURRA_ISA, else the best.");
   m.def("int8_isa", [] { return recurra::int8_kernels().name; }, "The instruction set of products with int8 weights.");
   m.def("bfloat16_isa", [] {
-    return recurra::has_bfloat16_products() ? recurra::engine().name : "";
+    return recurra::engine().has_pairs ? recurra::engine().name : "";
   }, "The instruction set of products of bfloat16 by bfloat16; empty: they are computed in float32.");
   m.def("available_isas", recurra::available_isas, "Instruction sets of this build that this processor has, best first.");
   m.def("peak_flops", [](int item_size, int threads, double seconds) {

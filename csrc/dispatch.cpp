@@ -116,7 +116,7 @@ void check_item_size(int item_size) {
 void check_small(const Plan& plan, const Arguments& call) {
   if (call.scales == nullptr && call.bfloat16 == nullptr) return;
   if (call.item_size != 4)
-    fail("int8 and bfloat16 weights come with float32, got item_size " + std::to_string(call.item_size));
+    fail("int8 and bfloat16 come with float32, got item_size " + std::to_string(call.item_size));
   const bool infers = plan.direction == Direction::infer;
   if (call.scales != nullptr && !infers) fail("int8 weights are for infer plans");
   const auto is_int8 = [&](std::size_t i) { return call.scales != nullptr && call.scales[i] != nullptr; };
@@ -134,7 +134,7 @@ void check_small(const Plan& plan, const Arguments& call) {
       continue;
     }
     if (!dense) fail(name() + "bfloat16, expected a dense matrix");
-    if (!infers) fail(name() + "bfloat16, which is for infer plans");
+    if (!infers) fail(name() + "bfloat16, which is for infer plans; a train or backward plan rounds products of floats");
   }
   for (const ProductPhase& product : plan.products) {
     const auto i = static_cast<std::size_t>(product.parameter);
@@ -171,8 +171,6 @@ const Int8Kernels& int8_kernels() {
   static const Int8Kernels* const chosen = choose_int8();
   return *chosen;
 }
-
-bool has_bfloat16_products() { return engine().has_pairs; }
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;

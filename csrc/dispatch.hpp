@@ -12,8 +12,6 @@ namespace recurra {
 const Engine& engine();
 // The kernels of int8 weights that run beside it.
 const Int8Kernels& int8_kernels();
-// Whether the engine has instructions for products of bfloat16 by bfloat16.
-bool has_bfloat16_products();
 std::vector<std::string> available_isas();
 
 // Checks the call, then runs it. Throws std::invalid_argument.

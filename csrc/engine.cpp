@@ -248,8 +248,7 @@ template <class T> void choose_split(Problem<T>& p) {
 
 template <class T> void choose(Problem<T>& problem) {
   choose_split(problem);
-  problem.use_packs = problem.call.packed != nullptr || problem.batch * problem.time > direct_rows ||
-      problem.multiplies_rounded();
+  problem.use_packs = problem.call.packed != nullptr || problem.batch * problem.time > direct_rows;
   problem.choose_chunk();
   problem.choose_strip();
   problem.choose_sparse();

@@ -43,7 +43,7 @@ template <class T> class Gradients {
   // Hands what b is packed into to `use`, as what its elements are.
   template <class Use> void with_outer(int parameter, T* packed, const Use& use) const {
     if constexpr (sizeof(T) == sizeof(float))
-      if (p_.in_pairs(parameter)) return use(reinterpret_cast<Pair*>(packed));
+      if (p_.rounds_products(parameter)) return use(reinterpret_cast<Pair*>(packed));
     use(packed);
   }
 

@@ -48,12 +48,13 @@ struct PairPacks {
   template <class From>
   static void transpose(const From* in, long in_stride, long rows, long k, Pair* out, long out_stride) {
     constexpr long block = 64;  // numbers
-    Pair pairs[V * (block / 2) + V];
+    float pairs[V * (block / 2) + V];
     for (long j = 0; j < k; j += block) {
       const long numbers = smaller(block, k - j), count = pair_count(numbers);
-      for (long i = 0; i < rows; ++i) round_to_pairs(in + i * in_stride + j, numbers, 0, pairs + i * (block / 2));
-      Product<float>::transpose(reinterpret_cast<const float*>(pairs), block / 2, rows, count,
-                                reinterpret_cast<float*>(out + j / 2 * out_stride), out_stride);
+      for (long i = 0; i < rows; ++i)
+        round_to_pairs(in + i * in_stride + j, numbers, 0, reinterpret_cast<Pair*>(pairs + i * (block / 2)));
+      Product<float>::transpose(pairs, block / 2, rows, count, reinterpret_cast<float*>(out + j / 2 * out_stride),
+                                out_stride);
     }
   }
 };

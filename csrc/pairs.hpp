@@ -15,8 +15,8 @@ constexpr bool has_pairs = true;
 constexpr bool has_pairs = false;
 #endif
 
-// The first number is the lower half.
-struct Pair {
+// The first number is the lower half. Rows of pairs are written as numbers.
+struct __attribute__((may_alias)) Pair {
   std::uint32_t bits;
 };
 struct PairVector {
@@ -68,6 +68,13 @@ RECURRA_INLINE Vec<float> rounded(Vec<float> v) {
   const Vec<float> nan = from_bits<float>(Types<float>::Bits((bits | 0x400000u) & 0xffff0000u));
   return select(v == v, nearest, nan);
 }
+// A float that is rounded whenever it is read: for products of so few rows that packing would cost more.
+struct Rounded {
+  float value;
+};
+RECURRA_INLINE Vec<float> widened(const Rounded* p) { return rounded(Vec<float>::load(&p->value)); }
+RECURRA_INLINE Vec<float> widened(const Rounded* p, long n) { return rounded(Vec<float>::load_partial(&p->value, n)); }
+
 // Lane i is a pair of lanes i.
 RECURRA_INLINE PairVector pairs_of(Vec<float> first, Vec<float> second) {
   using Words = Types<float>::Words;
@@ -81,11 +88,11 @@ constexpr long pair_count(long numbers) { return (numbers + 1) / 2; }
 template <class From> RECURRA_INLINE void round_to_pairs(const From* in, long count, long lead, Pair* out) {
   constexpr long V = Vec<float>::V;
   auto* to = reinterpret_cast<Bfloat16*>(out);
-  to[0] = {0};
+  std::memset(to, 0, sizeof *to);
   to += lead;
   for (long i = 0; i < count; i += V)
     store_narrowed(to + i, rounded(count - i >= V ? widened(in + i) : widened(in + i, count - i)));
-  to[count] = {0};
+  std::memset(to + count, 0, sizeof *to);
 }
 
 }  // namespace RECURRA_ISA

@@ -157,23 +157,22 @@ template <class T> struct Problem {
   const Packed<T>* ready_packs() const { return static_cast<const Packed<T>*>(call.packed); }
 
   bool is_int8(int parameter) const { return call.scales && call.scales[parameter]; }
+  // What may be multiplied without its zeros stays in floats.
   Bfloat16Use bfloat16_use(int parameter) const {
-    return call.bfloat16 ? static_cast<Bfloat16Use>(call.bfloat16[parameter]) : bfloat16_none;
+    if (!call.bfloat16 || plan.parameters[parameter].sparse) return bfloat16_none;
+    return static_cast<Bfloat16Use>(call.bfloat16[parameter]);
   }
   bool is_bfloat16(int parameter) const {
     return bfloat16_use(parameter) == bfloat16_weights || bfloat16_use(parameter) == bfloat16_both;
   }
   bool rounds_rows(int parameter) const { return bfloat16_use(parameter) >= bfloat16_both; }
+  bool rounds_products(int parameter) const { return bfloat16_use(parameter) == bfloat16_products; }
   // Without instructions for pairs, products of floats and widened bfloat16 are faster.
   bool in_pairs(int parameter) const {
-    if (is_sparse(parameter) || !use_packs) return false;
-    return bfloat16_use(parameter) == bfloat16_products || (has_pairs && bfloat16_use(parameter) == bfloat16_both);
-  }
-  bool multiplies_rounded() const {
-    return call.bfloat16 && std::memchr(call.bfloat16, bfloat16_products, plan.parameters.size());
+    return use_packs && (rounds_products(parameter) || (has_pairs && bfloat16_use(parameter) == bfloat16_both));
   }
   long element_size(int parameter) const {
-    return is_int8(parameter) ? 1 : static_cast<long>(is_bfloat16(parameter) ? sizeof(Bfloat16) : sizeof(T));
+    return is_int8(parameter) ? 1 : static_cast<long>(bfloat16_use(parameter) ? sizeof(Bfloat16) : sizeof(T));
   }
   // Hands a matrix that is not int8 to `use`, as what its elements are. They are bfloat16 where T is float only:
   // dispatch.cpp has checked that.

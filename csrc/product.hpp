@@ -223,7 +223,24 @@ template <class T, class Element = T> struct Product {
     }
   }
 
+  // Writes up to V rows of a row-major matrix as up to V columns of a panel, and zeros for the missing ones.
+  static void transpose(const Element* in, long in_stride, long rows, long k, Element* out, long out_stride) {
+    long j = 0;
+    if (rows == V)
+      for (; j + block <= k; j += block) transpose_block(in + j, in_stride, out + j * out_stride, out_stride, block);
+    alignas(64) T edge[V * V] = {};
+    for (; j < k; j += V) {
+      const long columns = smaller(V, k - j);
+      for (long i = 0; i < rows; ++i)
+        Vector::store(edge + i * V, widened(in + i * in_stride + j, columns));
+      for (long i = 0; i < columns; i += block)
+        transpose_block(edge + i, V, out + (j + i) * out_stride, out_stride, smaller(block, columns - i));
+    }
+  }
+
  private:
+  static constexpr int block = 16 / int(sizeof(T)), blocks = int(vector_bytes) / 16;
+
   template <int R, int P, int W, bool whole_b>
   static void tile(const Operands& o, const Factor* const* a, const T* const* init, T* const* c) {
     typename Tile<T, Element>::template RowFactors<R> factors;
@@ -247,25 +264,6 @@ template <class T, class Element = T> struct Product {
                          : tile<3, panels_at_once(3), tile_vectors, true>;
   }
 
-  static constexpr int block = 16 / int(sizeof(T)), blocks = int(vector_bytes) / 16;
-
- public:
-  // Writes up to V rows of a row-major matrix as up to V columns of a panel, and zeros for the missing ones.
-  static void transpose(const Element* in, long in_stride, long rows, long k, Element* out, long out_stride) {
-    long j = 0;
-    if (rows == V)
-      for (; j + block <= k; j += block) transpose_block(in + j, in_stride, out + j * out_stride, out_stride, block);
-    alignas(64) T edge[V * V] = {};
-    for (; j < k; j += V) {
-      const long columns = smaller(V, k - j);
-      for (long i = 0; i < rows; ++i)
-        Vector::store(edge + i * V, widened(in + i * in_stride + j, columns));
-      for (long i = 0; i < columns; i += block)
-        transpose_block(edge + i, V, out + (j + i) * out_stride, out_stride, smaller(block, columns - i));
-    }
-  }
-
- private:
   // V rows of `block` elements become `columns` vectors.
   template <class From>
   static RECURRA_INLINE void transpose_block(const From* in, long in_stride, Element* out, long out_stride,

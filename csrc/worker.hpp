@@ -178,8 +178,8 @@ template <class T> class Worker {
         const Segment& segment = phase.segments[i];
         if (i != gathered) {
           gather(segment.reference, extent, t, b, count, s_.a);
-          if (p_.is_int8(phase.parameter)) round_rows(segment.length, count);
-          if (p_.in_pairs(phase.parameter)) round_rows_to_pairs(segment, count);
+          if (p_.is_int8(phase.parameter)) round_rows_to_int8(segment.length, count);
+          else if (p_.in_pairs(phase.parameter)) round_rows_to_pairs(segment, count);
           else if (p_.rounds_rows(phase.parameter)) round_rows_to_bfloat16(segment.length, count);
         }
         gathered = i;
@@ -190,7 +190,7 @@ template <class T> class Worker {
   }
 
   // Parameters are int8 where T is float only: dispatch.cpp has checked that.
-  void round_rows(long length, long count) {
+  void round_rows_to_int8(long length, long count) {
     if constexpr (sizeof(T) == sizeof(float))
       for (long r = 0; r < count; ++r)
         s_.int8_scales[r] = p_.call.int8->quantise(s_.a[r], length, s_.int8_rows + r * int8_padded(length));
@@ -250,19 +250,26 @@ template <class T> class Worker {
     }
     if (p_.is_int8(phase.parameter)) return int8_product(phase, block, segment, count, init, panels);
     if (p_.in_pairs(phase.parameter)) return paired_product(phase, block, segment, count, init, panels);
+    if constexpr (sizeof(T) == sizeof(float))
+      if (p_.rounds_products(phase.parameter))
+        return direct(static_cast<const Rounded*>(p_.call.parameters[phase.parameter]), phase, block, segment, count, init,
+                      panels);
     p_.with_elements(phase.parameter, [&](const auto* matrix) {
       using Element = std::decay_t<decltype(*matrix)>;
-      if (p_.use_packs) {
-        Product<T, Element>::product(count, s_.a, segment.length, static_cast<const Element*>(p_.packs[block.pack]),
-                                     phase.k, segment.begin, block.count, init, s_.c, panels.begin, panels.end);
-        return;
-      }
-      const long columns = p_.plan.parameters[phase.parameter].columns;
-      const long row_stride = phase.transposed ? 1 : columns, column_stride = phase.transposed ? columns : 1;
-      Product<T, Element>::direct(count, s_.a, segment.length, matrix + block.begin * row_stride, row_stride,
-                                  column_stride, segment.begin, init, s_.c, panels.begin * Product<T>::panel,
-                                  smaller(block.count, panels.end * Product<T>::panel));
+      if (!p_.use_packs) return direct(matrix, phase, block, segment, count, init, panels);
+      Product<T, Element>::product(count, s_.a, segment.length, static_cast<const Element*>(p_.packs[block.pack]),
+                                   phase.k, segment.begin, block.count, init, s_.c, panels.begin, panels.end);
     });
+  }
+
+  template <class Element>
+  void direct(const Element* matrix, const ProductPhase& phase, const Block& block, const Segment& segment, long count,
+              const T* const* init, const Range& panels) {
+    const long columns = p_.plan.parameters[phase.parameter].columns;
+    const long row_stride = phase.transposed ? 1 : columns, column_stride = phase.transposed ? columns : 1;
+    Product<T, Element>::direct(count, s_.a, segment.length, matrix + block.begin * row_stride, row_stride, column_stride,
+                                segment.begin, init, s_.c, panels.begin * Product<T>::panel,
+                                smaller(block.count, panels.end * Product<T>::panel));
   }
 
   // A strip of columns of a few rows at a time, so that the registers stay in the first cache.

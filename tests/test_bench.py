@@ -181,7 +181,7 @@ def test_the_gate_compares_outputs_states_and_every_gradient(case: Case):
     layer = LAYERS[case.cell](case.shape.input_size, case.shape.hidden_size)
     parity.randomise(layer)
     inputs = Inputs(case, layer)
-    ours = parity.evaluate(own(layer), inputs)
+    ours = parity.evaluate(own(layer, bfloat16=case.bfloat16), inputs)
     expected = {f"gradient of {name}" for name, _ in layer.named_parameters()} | {
         "gradient of x",
         "gradient of state 0",
@@ -191,7 +191,7 @@ def test_the_gate_compares_outputs_states_and_every_gradient(case: Case):
         if not PEERS[peer].missing() and peer not in FOREIGN:
             theirs = parity.evaluate(PEERS[peer].build(layer), inputs)
             assert theirs.keys() == ours.keys()
-            assert parity.compare(ours, theirs, peer).passed
+            assert parity.compare(ours, theirs, peer, parity.tolerance_of(case)).passed
     assert all(value.abs().max() > 0 for value in ours.values()), "a gradient of zeros shows nothing"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ import problems
 import recurra
 from problems import PROGRAMS, Problem, check_equal, make, run
 from recurra import engine, nn, ops
+from recurra.errors import ShapeError
 from recurra.ops import mixed, reference
 from recurra.ops.autograd import scan_backward_op, scan_op
 from recurra.program import Program
@@ -32,8 +34,8 @@ ROUNDED = (*RULE[:-1], True)
 
 
 def is_compared(program: Program) -> bool:
-    """Not what jumps; and neither what a few rows multiply without its zeros, nor the product of a first input that is
-    taken out of the loop: those are float32."""
+    """Not what jumps; and neither sparse matrices nor the product of a first input that is taken out of the loop: those
+    are float32."""
     jumps = CHOSEN & {program.nodes[i].operation for i in program.live}
     sparse = any(spec.density < 1 for spec in program.parameters)
     return not jumps and not sparse and hoist(program).program is program
@@ -124,6 +126,22 @@ def test_products_are_those_of_rounded_operands(name: str):
     for seed, shape in enumerate([(3, 5, 4, 6), (2, 3, 33, 17), (5, 4, 3, 65)]):
         check_rounded(make(PROGRAMS[name], shape, torch.float32, seed), shape)
         check_rounded(make(PROGRAMS[name], shape, torch.float32, seed, lengths=True, reset=True), shape)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 40])
+def test_sparse_matrices_stay_in_float32(batch: int):
+    p = make(PROGRAMS["esn"], (batch, 7, 4, 64), torch.float32)
+    # of an input of zeros, the sparse matrix alone multiplies something
+    p = replace(p, x=torch.zeros_like(p.x))
+    with mixed.emulated_bfloat16(), torch.autocast("cpu", torch.bfloat16):
+        y, _ = ops.scan(p.program, p.x, p.states, p.parameters)
+    assert torch.equal(y, ops.scan(p.program, p.x, p.states, p.parameters)[0])
+
+
+def test_float64_is_refused_by_the_op():
+    p = make(PROGRAMS["gru"])
+    with pytest.raises(ShapeError, match=r"x is torch.float64 in a scan with products in bfloat16"):
+        scan_op(p.x, list(p.states), list(p.parameters), None, None, None, p.program.json, False, *ROUNDED)
 
 
 @pytest.mark.parametrize("name", ["gru", "projected"])

@@ -1,6 +1,6 @@
 // Tests of the products with small weights: int8 to the bit against plain loops, bfloat16 against the float32 products
-// with the same weights, pairs against sums in double. Build it once for each instruction set, as kernels_test.cpp, and for those that only these
-// products use.
+// with the same weights, pairs against sums in double. Build it once for each instruction set, as kernels_test.cpp, and
+// for those that only these products use.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>

@@ -56,9 +56,10 @@ EDITS: dict[str, list[tuple[str, ...]]] = {
         ("product, sparse", "init ? init[i] : T(0)", "T(0)"),
     ],
     "outer.hpp": [
-        ("outer", "Vector::store(out, Vector::load(a[r] + begin + top));",
-         "Vector::store(out, -Vector::load(a[r] + begin + top));"),
-        ("outer", "out[i] = a[r][begin + top + i];", "out[i] = -a[r][begin + top + i];", "out[i] = T(1);"),
+        ("outer", "copy(a, r, rows, begin + top, count, out, width);", "copy(a, r, rows, begin, count, out, width);",
+         "copy(a, 0, rows, begin + top, count, out, width);"),
+        ("outer", "Panels::copy(from[r] + begin, count, out, stride);",
+         "Panels::copy(from[r] + begin, count - 1, out, stride);"),
     ],
     "gradients.hpp": [
         ("rowsum", "sum[i] = sum[i] + V::load(s_.a[r] + j + i * V::V);",

@@ -18,7 +18,7 @@ from recurra.ops.tracing import constant_while_tracing
 
 
 class Emulation:
-    """Whether `emulated_bfloat16` is in force."""
+    """Whether `emulated_bfloat16` is in force, for the whole process."""
 
     on = False
 
@@ -29,7 +29,8 @@ def emulated_bfloat16() -> Iterator[None]:
 
     That is slower than float32: to see what a model loses, or to compare with what was computed elsewhere.
 
-    Sums are rounded differently, and without the instructions denormal numbers are not taken for zero.
+    A function compiled by torch.compile and an exported graph keep what held when they were traced. Sums are rounded
+    differently, and without the instructions denormal numbers are not taken for zero.
     """
     before, Emulation.on = Emulation.on, True
     try:

@@ -24,6 +24,8 @@ DTYPES = {torch.float32: 4, torch.float64: 8}
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _LEAST_LEASE = 1 << 20
+# Bfloat16Use of csrc/arguments.hpp
+_NONE, _WEIGHTS, _BOTH, _PRODUCTS = range(4)
 
 # plans, for tensors that were checked, and that the engine can read as they are
 _prepared: Known[Any] = Known()
@@ -96,6 +98,8 @@ def check(call: Call) -> None:
     x = call.x
     if x.dim() != 3:
         raise ShapeError(f"x has shape {tuple(x.shape)}", expected="(batch, time, features)")
+    if call.bfloat16 and x.dtype is not torch.float32:
+        raise ShapeError(f"x is {x.dtype} in a scan with products in bfloat16", expected="torch.float32")
     floats = call.core
     if call.scales is not None:
         small = zip(call.core, call.scales, strict=True)
@@ -179,12 +183,13 @@ def _address(value: Tensor | None) -> int:
 
 def bfloat16_flags(core: Sequence[Tensor], vectors: bool) -> bytes:
     """Of each core parameter, whether it is bfloat16, and then whether its vectors are, as the engine takes it."""
-    return bytes((2 if vectors else 1) if p.dtype is torch.bfloat16 else 0 for p in core)
+    use = _BOTH if vectors else _WEIGHTS
+    return bytes(use if p.dtype is torch.bfloat16 else _NONE for p in core)
 
 
 def _rounded_flags(call: Call) -> bytes | None:
-    # of each core parameter of a call with `bfloat16`
-    return bytes([3 if p.dim() == 2 else 0 for p in call.core]) if call.bfloat16 else None
+    """The same of a call with `bfloat16`."""
+    return bytes([_PRODUCTS if p.dim() == 2 else _NONE for p in call.core]) if call.bfloat16 else None
 
 
 def _addresses(values: Sequence[Tensor | None]) -> list[int]:
