@@ -69,11 +69,11 @@ RECURRA_INLINE Vec<float> rounded(Vec<float> v) {
   return select(v == v, nearest, nan);
 }
 // A float that is rounded whenever it is read: for products of so few rows that packing would cost more.
-struct Rounded {
+struct RoundedFloat {
   float value;
 };
-RECURRA_INLINE Vec<float> widened(const Rounded* p) { return rounded(Vec<float>::load(&p->value)); }
-RECURRA_INLINE Vec<float> widened(const Rounded* p, long n) { return rounded(Vec<float>::load_partial(&p->value, n)); }
+RECURRA_INLINE Vec<float> widened(const RoundedFloat* p) { return rounded(Vec<float>::load(&p->value)); }
+RECURRA_INLINE Vec<float> widened(const RoundedFloat* p, long n) { return rounded(Vec<float>::load_partial(&p->value, n)); }
 
 // Lane i is a pair of lanes i.
 RECURRA_INLINE PairVector pairs_of(Vec<float> first, Vec<float> second) {

@@ -252,8 +252,8 @@ template <class T> class Worker {
     if (p_.in_pairs(phase.parameter)) return paired_product(phase, block, segment, count, init, panels);
     if constexpr (sizeof(T) == sizeof(float))
       if (p_.rounds_products(phase.parameter))
-        return direct(static_cast<const Rounded*>(p_.call.parameters[phase.parameter]), phase, block, segment, count, init,
-                      panels);
+        return direct(static_cast<const RoundedFloat*>(p_.call.parameters[phase.parameter]), phase, block, segment, count,
+                      init, panels);
     p_.with_elements(phase.parameter, [&](const auto* matrix) {
       using Element = std::decay_t<decltype(*matrix)>;
       if (!p_.use_packs) return direct(matrix, phase, block, segment, count, init, panels);

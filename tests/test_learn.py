@@ -9,16 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from recurra.errors import ArgumentError, FormatError
-from recurra.learn import Settings
+from recurra.learn import Settings, fit
 from recurra.learn.budget import Budget, learning_rate_factor
 from recurra.learn.callbacks import Interrupts
 from recurra.learn.language_model import train
 from recurra.learn.log import CsvLog, read_log
 from recurra.learn.plot import plot_losses
 from recurra.learn.settings import parse_assignments, read_settings
+from recurra.ops import emulated_bfloat16
+from recurra.tasks import load
 
 
 def test_the_learning_rate_rises_then_falls():
@@ -131,3 +134,34 @@ def test_progress_is_a_bar_in_a_terminal_and_lines_elsewhere(tmp_path: Path, ter
     assert ("\r" in text) == terminal
     for words in ("bits/char", "chars/s", "left", "validation", "the lowest so far"):
         assert words in text
+
+
+def test_mixed_precision_trains_in_bfloat16_and_is_validated_in_float32(tmp_path: Path):
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    common = {"data": str(text), "steps": 30, "hidden": 24, "batch": 4, "window": 10, "validations": 2}
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        settings = Settings.create({**common, "precision": precision})
+        said = io.StringIO()
+        with emulated_bfloat16():
+            train(settings, tmp_path / precision, console=Console(file=said))
+        assert "\nprecision" not in said.getvalue()
+        rows = read_log(tmp_path / precision / "log.csv")
+        losses[precision] = [row["validation_loss"] for row in rows if "validation_loss" in row]
+        # what was validated is what the saved model scores
+        model = load(tmp_path / precision)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    assert losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+    assert losses["bfloat16"][-1] < losses["bfloat16"][0]
+
+
+def test_mixed_precision_says_why_it_is_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fit, "float32_reason", lambda device, dtype: "a reason")
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
+    settings = Settings.create({"data": str(text), "steps": 2, "hidden": 8, "precision": "bfloat16"})
+    said = io.StringIO()
+    train(settings, tmp_path / "run", console=Console(file=said))
+    assert "precision float32, for a reason" in said.getvalue()

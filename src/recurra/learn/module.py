@@ -157,7 +157,9 @@ class Training(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor | None], batch_idx: int) -> None:
         """Score a chunk; the state goes on to the next."""
         inputs, targets, reset = batch
-        nats, self._validation_carried = self.model.loss(inputs, targets, self._validation_carried, reset)
+        # what is kept is judged as it will run
+        with torch.autocast(self.device.type, enabled=False):
+            nats, self._validation_carried = self.model.loss(inputs, targets, self._validation_carried, reset)
         self._validation_nats += nats.item()
 
     def on_validation_epoch_end(self) -> None:

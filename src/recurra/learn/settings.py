@@ -77,6 +77,8 @@ class Settings(BaseModel):
     """Of all random numbers: first weights, dropout and the order of reading."""
     threads: int | None = Field(default=None, ge=1)
     """Threads to compute with; as many as there are cores if not given."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: mixed precision, products in bfloat16 and all else in float32, where the processor has instructions."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
     log_every: int = Field(default=50, ge=1)

@@ -169,6 +169,8 @@ class LanguageModel(nn.Module):
         """
         features, after = self.layers(self._embed(inputs), state, reset=reset)
         scores = self._scores(features, impossible=-len(self.vocabulary) % _SCORES_MULTIPLE)
+        # under autocast the scores are in half precision, in which no sum of many is right
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         nats = F.cross_entropy(scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
         return nats, after
 
