@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from recurra.errors import ArgumentError, FormatError
-from recurra.learn import Settings, fit
+from recurra.learn import Settings, module
 from recurra.learn.budget import Budget, learning_rate_factor
 from recurra.learn.callbacks import Interrupts
 from recurra.learn.language_model import train
@@ -158,7 +158,7 @@ def test_mixed_precision_trains_in_bfloat16_and_is_validated_in_float32(tmp_path
 
 
 def test_mixed_precision_says_why_it_is_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fit, "float32_reason", lambda device, dtype: "a reason")
+    monkeypatch.setattr(module, "float32_reason", lambda device, dtype: "a reason")
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 60, encoding="utf-8")
     settings = Settings.create({"data": str(text), "steps": 2, "hidden": 8, "precision": "bfloat16"})

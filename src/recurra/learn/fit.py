@@ -8,7 +8,6 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
@@ -33,7 +32,6 @@ from recurra.learn.plot import plot_losses
 from recurra.learn.progress import RunProgress
 from recurra.learn.run import Run
 from recurra.learn.settings import Settings
-from recurra.ops.mixed import float32_reason
 from recurra.tasks import LanguageModel
 
 # Rows that the validation part is read in during training, and how far each reads before it is scored.
@@ -93,9 +91,8 @@ def fit(
         callbacks = [*watching, limits, record, progress, SaveState(run, limits, every=settings.save_every)]
         if training.validation is not None:
             callbacks += [StopEarly(patience=settings.patience), BestWeights(run, limits)]
-        reason = _float32_reason(settings)
-        if reason:
-            console.print(f"precision float32, for {reason}", highlight=False)
+        if training.float32_reason:
+            console.print(f"precision float32, for {training.float32_reason}", highlight=False)
         log = CsvLog(run.log, after=AtomicFiles().load_checkpoint(run.trainer_state)["global_step"] if resume else 0)
         if log.damaged:
             console.print(f"log     {log.damaged} damaged rows dropped", highlight=False)
@@ -142,7 +139,6 @@ def _trainer(
     return Trainer(
         accelerator="gpu" if settings.device == "cuda" else "cpu",
         devices=1,
-        precision="bf16-mixed" if settings.precision == "bfloat16" and not _float32_reason(settings) else "32-true",
         max_epochs=-1,
         val_check_interval=interval,
         check_val_every_n_epoch=None,
@@ -155,12 +151,6 @@ def _trainer(
         enable_model_summary=False,
         default_root_dir=run.folder,
     )
-
-
-def _float32_reason(settings: Settings) -> str:
-    """Why the mixed precision that was asked for would gain nothing here; empty where it does, or was not asked for."""
-    mixed = settings.precision == "bfloat16" and settings.device == "cpu"
-    return float32_reason(settings.device, torch.bfloat16) if mixed else ""
 
 
 def _finish(run: Run, result: Result) -> Result:

@@ -16,6 +16,7 @@ from recurra.learn.settings import Settings
 from recurra.nn import map_state
 from recurra.nn.layer import State
 from recurra.nn.state import state_tensors
+from recurra.ops.mixed import float32_reason
 from recurra.tasks import LanguageModel
 from recurra.tasks.language_model import as_tensors
 
@@ -52,6 +53,11 @@ class Training(LightningModule):
         self.chunks = chunks
         self.validation = validation
         self.budget = budget
+        self.float32_reason = ""
+        """Why the mixed precision that was asked for would gain nothing here."""
+        if settings.precision == "bfloat16" and settings.device == "cpu":
+            self.float32_reason = float32_reason(settings.device, torch.bfloat16)
+        self._mixed = settings.precision == "bfloat16" and not self.float32_reason
         self._carried: State | None = None
         self._restored: dict[str, Any] | None = None
         self._nats = torch.zeros((), dtype=torch.float64)
@@ -119,7 +125,9 @@ class Training(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor, Tensor | None], batch_idx: int) -> Tensor:
         """The mean cross-entropy of a chunk; the state goes on to the next, the gradient does not."""
         inputs, targets, reset = batch
-        nats, state = self.model.loss(inputs, targets, self._carried, reset)
+        # not by Lightning, which clips no gradients of a fused optimizer then
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._mixed):
+            nats, state = self.model.loss(inputs, targets, self._carried, reset)
         self._carried = map_state(Tensor.detach, state)
         self._nats += nats.detach()
         self._counted += targets.numel()
@@ -157,9 +165,7 @@ class Training(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor | None], batch_idx: int) -> None:
         """Score a chunk; the state goes on to the next."""
         inputs, targets, reset = batch
-        # what is kept is judged as it will run
-        with torch.autocast(self.device.type, enabled=False):
-            nats, self._validation_carried = self.model.loss(inputs, targets, self._validation_carried, reset)
+        nats, self._validation_carried = self.model.loss(inputs, targets, self._validation_carried, reset)
         self._validation_nats += nats.item()
 
     def on_validation_epoch_end(self) -> None:
