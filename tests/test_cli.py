@@ -505,7 +505,7 @@ def test_the_options_are_these():
     assert sorted(FLAGS) == sorted(
         ["data", "cell", "hidden", "layers", "minutes", "steps", "seed", "threads", "device", "tokens", "split"]
     )
-    assert len(Settings.model_fields) == 29
+    assert len(Settings.model_fields) == 30
 
 
 @needs_source_tree
