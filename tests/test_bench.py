@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from recurra import bench, engine
-from recurra.bench import Options, parity, registry, report, results, timing
+from recurra.bench import Options, cases, parity, registry, report, results, timing
 from recurra.bench.cases import ALSO_IN_TORCHRECURRENT, LAYERS, Case, Registry, Shape, Target
 from recurra.bench.cell_libraries import TORCHRECURRENT
 from recurra.bench.contract import Foreign, Implementation, Results, own
@@ -327,7 +327,6 @@ def test_bench_json_holds_every_figure_and_where_it_was_measured(quick_run: tupl
     assert {"threads", "dtype", "load_before", "load_after"} <= found["settings"].keys()
     assert [row["name"] for row in found["targets"]] == [
         *(target.name for target in registry.quick().targets),
-        *(one.name for one in registry.quick().unmeasured),
         *(row["name"] for row in results.language_model_rows(Path())),
     ]
     assert all({"value", "met", "unit", "against", "note"} <= row.keys() for row in found["targets"])
@@ -336,8 +335,8 @@ def test_bench_json_holds_every_figure_and_where_it_was_measured(quick_run: tupl
     assert all(row["passed"] for row in found["parity"])
     exact = [row for row in found["parity"] if "bfloat16" not in row["case"]]
     assert all(row["largest_relative_difference"] < 1e-5 for row in exact)
-    cases = {case.name for case in registry.quick().cases}
-    assert {row["case"] for row in found["rows"]} == cases
+    measured = {case.name for case in registry.quick().cases if not case.missing}
+    assert {row["case"] for row in found["rows"]} == measured
     for row in found["rows"]:
         spread = row["milliseconds"]
         assert 0 < spread["lower_quartile"] <= spread["median"] <= spread["upper_quartile"]
@@ -354,7 +353,7 @@ def test_the_report_shows_every_case_and_figure(quick_run: tuple[Path, list[str]
     for row in found["targets"]:
         assert f"| {row['name']} |" in text
     for case in registry.quick().cases:
-        assert f"| {case.name} |" in text
+        assert case.missing or f"| {case.name} |" in text
     assert found["date"] in text
     assert found["command"] in text
     assert "its times mean nothing" in text
@@ -476,6 +475,16 @@ def test_a_peer_computes_the_same_where_it_is_installed(peer: str):
     for case in registry.quick().asked + registry.quick().cases:
         if peer in case.peers:
             assert measure_case(replace(case, peers=(peer,)), PEERS, QUICK, threads=2).passed
+
+
+def test_where_the_processor_lacks_the_instructions_nothing_is_measured_in_bfloat16(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cases, "float32_reason", lambda device, dtype: "a reason")
+    asked = [target for target in registry.quick().targets if target.case.bfloat16]
+    assert asked
+    nothing = {"rows": [], "parity": [], "skipped": {}}
+    for row in results.target_rows(replace(registry.quick(), targets=tuple(asked)), nothing):
+        assert row["met"] is None
+        assert row["note"] == "not measured: a reason"
 
 
 # what is kept of an earlier run

@@ -125,7 +125,8 @@ def run(
         raise ArgumentError(f"threads is {options.threads}", expected="1 or more")
     chosen = options.registry()
     earlier = _earlier(output_folder / JSON_FILE, options)
-    cases = [case for case in (chosen.asked if options.asked else chosen.cases) if options.only in case.name]
+    listed = chosen.asked if options.asked else chosen.cases
+    cases = [case for case in listed if options.only in case.name and not case.missing]
     if not cases:
         raise ArgumentError(f"no case's name contains {options.only!r}", advice="See the names in docs/benchmarks.md")
     if options.resume and earlier is not None:

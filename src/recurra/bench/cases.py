@@ -14,6 +14,7 @@ import torch
 from recurra.cells import Bias, Diagonal, Input, cell, layer_norm, sigmoid, tanh, where
 from recurra.cells import Recurrent as RecurrentMatrix
 from recurra.nn import GRU, LSTM, RNN, Recurrent
+from recurra.ops.mixed import float32_reason
 from recurra.reservoir import Reservoir
 
 Direction = Literal["forward", "training", "step"]
@@ -111,6 +112,11 @@ class Case:
     bfloat16: bool = False
 
     @property
+    def missing(self) -> str:
+        """Why it cannot be measured here; empty where it can."""
+        return float32_reason("cpu", torch.bfloat16) if self.bfloat16 else ""
+
+    @property
     def dtype(self) -> str:
         """What is computed in."""
         return "float32, products in bfloat16" if self.bfloat16 else DTYPE
@@ -142,22 +148,11 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Unmeasured:
-    """A figure that is asked for and that nothing here can measure, with the reason."""
-
-    name: str
-    unit: Literal["x"]
-    at_least: float
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Registry:
     """All cases in the order in which they run, the figures to reach, and the cases of each curve by what grows."""
 
     cases: tuple[Case, ...]
     targets: tuple[Target, ...]
-    unmeasured: tuple[Unmeasured, ...]
     curves: Mapping[str, tuple[Case, ...]]
 
     @property

@@ -6,10 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import replace
 
-import torch
-
-from recurra.bench.cases import ALSO_IN_TORCHRECURRENT, Case, Direction, Registry, Shape, Target, Unmeasured
-from recurra.ops.mixed import float32_reason
+from recurra.bench.cases import ALSO_IN_TORCHRECURRENT, Case, Direction, Registry, Shape, Target
 
 BASE = Shape(batch=32, steps=100, input_size=256, hidden_size=256)
 SMALL = Shape(batch=8, steps=100, input_size=64, hidden_size=64)
@@ -36,7 +33,6 @@ _CURVES = {
 _DIRECTIONS: tuple[Direction, ...] = ("forward", "training")
 FLOAT32 = ("recurra, float32",)
 TORCH_BFLOAT16 = ("torch.nn, bfloat16",)
-_BFLOAT16_FORWARD = 1.5
 
 
 def full() -> Registry:
@@ -67,40 +63,28 @@ def _registry(shapes: dict[str, Shape], loops: tuple[str, ...], axes: dict[str, 
         *_of_other_cells(base, shapes["small"], shapes["long"], loops),
         *_of_the_engine(base),
         *_of_the_foundation(base, shapes["small"], shapes["step"], loops),
+        *_in_bfloat16(base),
     )
     curves = {axis: tuple(_curve(base, axis, values)) for axis, values in axes.items()}
     curves["threads"] = tuple(_curve(base, "threads", _thread_counts()))
     reservoir = Case("esn", "forward", shapes["reservoir"], ("reservoirpy",))
     drawn = [case for curve in curves.values() for case in curve]
-    reason = float32_reason("cpu", torch.bfloat16)
-    halves = [] if reason else _in_bfloat16(base)
-    unmeasured = [Unmeasured(_bfloat16_name(base), "x", _BFLOAT16_FORWARD, f"not measured: {reason}")] if reason else []
-    registry = Registry((), (*targets, *halves), tuple(unmeasured), curves)
+    registry = Registry((), targets, curves)
     cases = [*registry.asked, reservoir, *_variations(base), *drawn]
     return replace(registry, cases=_once(cases))
-
-
-def _doubled(base: Shape) -> Shape:
-    hidden = 2 * base.hidden_size
-    return replace(base, batch=2 * base.batch, input_size=hidden, hidden_size=hidden)
-
-
-def _bfloat16_name(base: Shape, what: str = "GRU forward", against: str = "float32") -> str:
-    shape = _doubled(base)
-    return f"bfloat16 {what}, hidden {shape.hidden_size}, batch {shape.batch}, against {against}"
 
 
 def _in_bfloat16(base: Shape) -> list[Target]:
     """Mixed precision against float32, and against torch.nn in the same precision."""
     targets = []
+    shape = replace(base, batch=2 * base.batch, input_size=2 * base.input_size, hidden_size=2 * base.hidden_size)
     for cell in ("gru", "lstm"):
         for direction in _DIRECTIONS:
-            case = Case(cell, direction, _doubled(base), FLOAT32 + TORCH_BFLOAT16, bfloat16=True)
-            what = f"{cell.upper()} {_spoken(direction)}"
-            targets.append(Target(_bfloat16_name(base, what), case, "x", _BFLOAT16_FORWARD, FLOAT32))
+            case = Case(cell, direction, shape, FLOAT32 + TORCH_BFLOAT16, bfloat16=True)
+            what = f"bfloat16 {cell.upper()} {_spoken(direction)}, hidden {shape.hidden_size}, batch {shape.batch}"
+            targets.append(Target(f"{what}, against float32", case, "x", 1.5, FLOAT32))
             if direction == "training":
-                against = _bfloat16_name(base, what, "torch.nn under autocast")
-                targets.append(Target(against, case, "x", 1.0, TORCH_BFLOAT16))
+                targets.append(Target(f"{what}, against torch.nn under autocast", case, "x", 1.0, TORCH_BFLOAT16))
     return targets
 
 

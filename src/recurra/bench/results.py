@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from recurra.bench.cases import Case, Registry, Target, Unmeasured
+from recurra.bench.cases import Case, Registry, Target
 from recurra.bench.measure import RECURRA, Measurement, Speed
 from recurra.bench.timing import Spread
 from recurra.errors import FormatError
@@ -89,18 +89,13 @@ def target_rows(chosen: Registry, result: Json) -> list[Json]:
 
     `result` needs the rows, the parity rows and the peers that were skipped, of this run or of an earlier one.
     """
-    figures = [_target_row(target, result) for target in chosen.targets]
-    return figures + [_unmeasured_row(one) for one in chosen.unmeasured]
+    return [_target_row(target, result) for target in chosen.targets]
 
 
 def _empty(name: str, case: str | None, unit: str) -> Json:
     row: Json = {"name": name, "case": case, "unit": unit}
     names = ("value", "lower_quartile", "upper_quartile", "at_peak", "against", "met")
     return row | dict.fromkeys(names)
-
-
-def _unmeasured_row(one: Unmeasured) -> Json:
-    return _empty(one.name, None, one.unit) | {"at_least": one.at_least, "note": one.reason}
 
 
 def _target_row(target: Target, result: Json) -> Json:
@@ -110,7 +105,8 @@ def _target_row(target: Target, result: Json) -> Json:
         return row | {"note": "the parity gate is red"}
     found = {name: {r["who"]: r for r in result["rows"] if r["case"] == name} for name in cases}
     if not all(found.values()):
-        return row | {"note": "not measured"}
+        reason = f": {target.case.missing}" if target.case.missing else ""
+        return row | {"note": f"not measured{reason}"}
     here = found[target.case.name]
     if target.other is not None:
         ours, theirs = (found[name][RECURRA]["milliseconds"]["median"] for name in cases)
