@@ -97,7 +97,7 @@ def figure(target: Target, *measurements: Measurement) -> results.Json:
         "parity": results.parity_rows(measurements),
         "skipped": {name: why for one in measurements for name, why in one.skipped.items()},
     }
-    (row,) = results.target_rows(Registry((), (target,), (), {}), result)
+    (row,) = results.target_rows(Registry((), (target,), {}), result)
     return row
 
 
