@@ -20,7 +20,7 @@ struct PackedParameters {
   virtual ~PackedParameters() = default;
 };
 
-// What is done with a parameter: Arguments::bfloat16. The first two hold bits of bfloat16, the last one floats.
+// What is done with a parameter: Arguments::bfloat16. It holds bits of bfloat16 for weights and both, else floats.
 enum Bfloat16Use : std::uint8_t {
   bfloat16_none,
   bfloat16_weights,

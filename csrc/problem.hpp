@@ -167,7 +167,8 @@ template <class T> struct Problem {
   }
   bool rounds_rows(int parameter) const { return bfloat16_use(parameter) >= bfloat16_both; }
   bool rounds_products(int parameter) const { return bfloat16_use(parameter) == bfloat16_products; }
-  // Without instructions for pairs, products of floats and widened bfloat16 are faster.
+  // Without instructions for pairs, products of floats and widened bfloat16 are faster: pairs are for rounded products
+  // alone then.
   bool in_pairs(int parameter) const {
     return use_packs && (rounds_products(parameter) || (has_pairs && bfloat16_use(parameter) == bfloat16_both));
   }

@@ -21,7 +21,7 @@ import recurra
 from problems import PROGRAMS, Problem, check_equal, make, run
 from recurra import engine, nn, ops
 from recurra.errors import ShapeError
-from recurra.ops import mixed, reference
+from recurra.ops import mixed, recurrence, reference
 from recurra.ops.autograd import scan_backward_op, scan_op
 from recurra.program import Program
 from recurra.program.hoist import hoist
@@ -204,6 +204,61 @@ def test_steps_are_those_of_a_scan():
             torch.testing.assert_close(y_t, y[:, t], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [16, 17])
+def test_few_rows_are_rounded_as_many_are(batch: int):
+    check_rounded(make(PROGRAMS["gru"], (batch, 1, 33, 40), torch.float32))
+
+
+def test_a_gradient_may_be_asked_for_under_autocast():
+    layer, x = nn.GRU(9, 17), torch.randn(3, 20, 9, requires_grad=True)
+    with mixed.emulated_bfloat16(), torch.autocast("cpu", torch.bfloat16):
+        inside = torch.autograd.grad(layer(x)[0].sin().sum(), [x, *layer.parameters()])
+        y, _ = layer(x)
+    outside = torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(inside, outside, strict=True))
+
+
+def test_a_second_derivative_under_autocast_is_that_of_float32():
+    layer, x = nn.GRU(4, 6), torch.randn(2, 5, 4, requires_grad=True)
+    found = []
+    for inside in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=inside):
+            # float32 in any case
+            with torch.autocast("cpu", enabled=False):
+                y = layer(x)[0].sin().sum()
+            (slope,) = torch.autograd.grad(y, x, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), x)[0])
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_an_exported_graph_keeps_the_precision():
+    layer, x = nn.GRU(4, 6), torch.randn(2, 9, 4)
+
+    class Mixed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16):
+                return self.layer(x)[0]
+
+    with mixed.emulated_bfloat16():
+        wanted = Mixed()(x)
+        graph = torch.export.export(Mixed(), (x,)).module()
+    assert torch.equal(graph(x), wanted)
+    assert not torch.equal(wanted, layer(x)[0])
+
+
+def test_a_step_that_rounds_nothing_stays_quick(monkeypatch: pytest.MonkeyPatch):
+    layer, x = nn.GRU(4, 6).requires_grad_(requires_grad=False), torch.randn(2, 4)
+    state = layer.initial_state(2)
+    wanted = [layer.step(x, state)[0] for _ in range(2)][-1]
+    monkeypatch.setattr(recurrence, "_scan", lambda *_: pytest.fail("the whole scan"))
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(layer.step(x, state)[0], wanted)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_what_is_kept_in_float32(dtype: torch.dtype):
     layer = nn.GRU(4, 6).to(torch.float64 if dtype is torch.float64 else torch.float32)
@@ -246,6 +301,10 @@ def test_backends_say_where_it_runs():
         assert f"under torch.autocast to bfloat16: products in bfloat16 on {engine.isa()}" in said
     else:
         assert "under torch.autocast to bfloat16: float32, for the engine runs without AVX512_BF16" in said
+        with mixed.emulated_bfloat16():
+            assert f"products in bfloat16 on {engine.isa()}, emulated" in str(recurra.backends())
+    with ops.backend("reference"):
+        assert "to bfloat16: float32, for recurra.ops.backend('reference') is in force" in str(recurra.backends())
 
 
 def test_a_processor_without_the_instructions_stays_in_float32():

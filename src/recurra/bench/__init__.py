@@ -126,7 +126,10 @@ def run(
     chosen = options.registry()
     earlier = _earlier(output_folder / JSON_FILE, options)
     listed = chosen.asked if options.asked else chosen.cases
-    cases = [case for case in listed if options.only in case.name and not case.missing]
+    named = [case for case in listed if options.only in case.name]
+    cases = [case for case in named if not case.missing]
+    if named and not cases:
+        raise ArgumentError(f"the cases with {options.only!r} cannot be measured here", advice=named[0].missing)
     if not cases:
         raise ArgumentError(f"no case's name contains {options.only!r}", advice="See the names in docs/benchmarks.md")
     if options.resume and earlier is not None:

@@ -14,6 +14,7 @@ Where nothing in torch watches, `scan` goes past its dispatcher, which would tak
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -276,8 +277,10 @@ def _reference_gradients(
     wanted: Sequence[bool],
 ) -> list[Tensor | None]:
     """The cotangents of x, elapsed, the states and the parameters, by torch's own differentiation of the reference."""
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
+    create_graph, device = torch.is_grad_enabled(), values[0].device.type
+    # also where the gradient is asked for under autocast
+    autocast = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    with torch.enable_grad(), autocast:
         # Views, so that the derivative by one argument does not follow its history into another one.
         own: list[Any] = [v.view_as(v) if want and v is not None else v for v, want in zip(values, wanted, strict=True)]
         x, elapsed, *rest = own

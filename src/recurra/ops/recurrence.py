@@ -68,7 +68,7 @@ def _scan(
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
-        rounds = x.dtype is torch.float32 and not float32_reason(device, torch.get_autocast_dtype(device))
+        rounds = _rounds(x)
         with torch.autocast(device, enabled=False):
             return _scan(program, x, states, parameters, (lengths, reset, elapsed), rounds)
     if not traced:
@@ -154,6 +154,12 @@ def _any_requires_grad(x: Tensor, states: Sequence[Tensor], core: Sequence[Tenso
     return any([p.requires_grad for p in core]) or any([s.requires_grad for s in states])
 
 
+def _rounds(x: Tensor) -> bool:
+    """Whether products with x are in bfloat16 under the autocast that is in force."""
+    device = x.device.type
+    return x.dtype is torch.float32 and not float32_reason(device, torch.get_autocast_dtype(device))
+
+
 def _float32(
     x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], elapsed: Tensor | None
 ) -> tuple[Tensor, list[Tensor], list[Tensor], Tensor | None]:
@@ -185,6 +191,9 @@ def step(
         autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         if autocast:
             x, states, parameters, elapsed = _float32(x, states, parameters, elapsed)
+            if not _rounds(x):
+                with torch.autocast(device, enabled=False):
+                    return step(program, x, states, parameters, elapsed=elapsed)
         check_step(program, x, states, parameters, elapsed)
         if not autocast:
             prepare(program, x, states, parameters, elapsed)

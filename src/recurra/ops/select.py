@@ -24,6 +24,7 @@ from recurra.ops.segments import describe
 from recurra.ops.tracing import constant_while_tracing
 
 _NO_BFLOAT16 = "are rounded and run in float32, without AVX512_BF16"
+_FORCED = "recurra.ops.backend('reference') is in force"
 _CHOICES = ("auto", "native", "reference")
 _functorch_stack: Callable[[], object] = torch._C._functorch.peek_interpreter_stack  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -85,7 +86,7 @@ def reference_reason(x: Tensor) -> str:
     Raises BackendUnavailable when `backend("native")` forbids the reference.
     """
     if Choice.name == "reference":
-        return "recurra.ops.backend('reference') is in force"
+        return _FORCED
     reason = static_reason(x.device.type, x.dtype)
     surprising = bool(reason)
     reason = reason or transform_reason()
@@ -151,7 +152,9 @@ class Backends:
                 "weights may be int8 or bfloat16 (recurra.quantise); bfloat16 activations "
                 + (f"run on {self.bfloat16_isa}" if self.bfloat16_isa else _NO_BFLOAT16)
             )
-            where = f"float32, for {self.autocast}" if self.autocast else f"products in bfloat16 on {self.isa}"
+            emulated = "" if self.bfloat16_isa else ", emulated"
+            bfloat16 = f"products in bfloat16 on {self.isa}{emulated}"
+            where = f"float32, for {self.autocast}" if self.autocast else bfloat16
             lines.append(f"under torch.autocast to bfloat16: {where}")
         return "\n".join([*lines, f"memory: {self.memory}"])
 
@@ -164,7 +167,7 @@ def backends() -> Backends:
         for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
             reason = static_reason(device, dtype)
             if Choice.name == "reference":
-                reason = "recurra.ops.backend('reference') is in force"
+                reason = _FORCED
             route = "reference" if reason else "native"
             routes.append(Route(device, str(dtype).removeprefix("torch."), route, reason))
     there = not engine.missing()
@@ -177,6 +180,6 @@ def backends() -> Backends:
         choice=Choice.name,
         memory=describe(),
         bfloat16_isa=engine.bfloat16_isa() if there else "",
-        autocast=float32_reason("cpu", torch.bfloat16),
+        autocast=_FORCED if Choice.name == "reference" else float32_reason("cpu", torch.bfloat16),
         routes=tuple(routes),
     )
