@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from recurra import engine
+from recurra.ops.native import missing
 from recurra.ops.tracing import constant_while_tracing
 
 
@@ -42,10 +43,9 @@ def emulated_bfloat16() -> Iterator[None]:
 @constant_while_tracing
 def float32_reason(device: str, dtype: torch.dtype) -> str:
     """Why products under autocast to this dtype are float32; empty where they are bfloat16."""
-    if engine.missing():
-        return engine.missing()
-    if device != "cpu":
-        return f"the engine runs on the CPU, not on '{device}'"
+    reason = missing(device)
+    if reason:
+        return reason
     if dtype is not torch.bfloat16:
         return f"the engine multiplies in float32 or bfloat16, not in {str(dtype).removeprefix('torch.')}"
     if not engine.bfloat16_isa() and not Emulation.on:

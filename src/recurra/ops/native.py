@@ -64,6 +64,11 @@ def program_of(text: str) -> Program:
     return Program.from_json(text)
 
 
+def missing(device: str) -> str:
+    """Why the engine cannot run tensors of this device; empty when it can, in the dtypes that it has."""
+    return engine.missing() or ("" if device == "cpu" else f"the engine runs on the CPU, not on '{device}'")
+
+
 def columns_of(x: Tensor, states: Sequence[Tensor], core: Sequence[Tensor]) -> Columns:
     """What a plan is made for."""
     return Columns(x.shape[-1], tuple([s.shape[-1] for s in states]), tuple([p.shape for p in core]))

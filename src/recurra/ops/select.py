@@ -19,7 +19,7 @@ from recurra import engine
 from recurra.errors import ArgumentError, BackendUnavailable
 from recurra.errors import RecurraBackendWarning as RecurraBackendWarning
 from recurra.ops.mixed import float32_reason
-from recurra.ops.native import DTYPES
+from recurra.ops.native import DTYPES, missing
 from recurra.ops.segments import describe
 from recurra.ops.tracing import constant_while_tracing
 
@@ -58,13 +58,10 @@ def backend(name: str) -> Iterator[None]:
 @constant_while_tracing
 def static_reason(device: str, dtype: torch.dtype) -> str:
     """Why the engine cannot run tensors of this device and dtype; empty when it can."""
-    if engine.missing():
-        return engine.missing()
-    if device != "cpu":
-        return f"the engine runs on the CPU, not on '{device}'"
-    if dtype not in DTYPES:
+    reason = missing(device)
+    if not reason and dtype not in DTYPES:
         return f"the engine computes in float32 and float64, not in {str(dtype).removeprefix('torch.')}"
-    return ""
+    return reason
 
 
 @constant_while_tracing
